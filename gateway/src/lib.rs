@@ -1,0 +1,282 @@
+//! The gateway: takes Stripe's webhooks over HTTP, verifies them, makes them durable, and answers within milliseconds.
+//! It does not fulfill anything: the workers do.
+
+mod client_limit;
+pub mod config;
+mod dispatch;
+mod envelope;
+mod metrics;
+mod refusal;
+mod service;
+mod store;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+use prometheus::Registry;
+use shared::admin;
+use shared::broker::Publisher;
+use shared::database::{self, PoolSettings, StoreError, with_client};
+use shared::health::{Health, PROBE_INTERVAL, PROBE_TIMEOUT, watch_database};
+use shared::http::Limits;
+use shared::lifecycle::{Background, sleep_unless};
+use shared::migrations::{MigrationError, require_current};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::client_limit::ClientLimit;
+use crate::config::{Config, SecretSource};
+use crate::dispatch::Dispatcher;
+use crate::metrics::Metrics;
+use crate::service::{Rules, Service};
+use crate::store::EventStore;
+
+const APPLICATION: &str = "tollgate-gateway";
+/// How long requests in flight may take once the gateway stops.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How long publishes under way may take then: the relay has what is left.
+const PUBLISH_DRAIN: Duration = Duration::from_secs(5);
+
+/// Why the gateway cannot start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The schema is not this version's.
+    #[error(transparent)]
+    Schema(#[from] MigrationError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something that must run as long as the gateway ended.
+    #[error("a background task ended by itself")]
+    TaskEnded,
+}
+
+/// A gateway that listens but does not serve yet.
+pub struct Gateway {
+    config: Config,
+    metrics: Registry,
+    listener: TcpListener,
+    admin_listener: TcpListener,
+    probe_pool: Pool,
+}
+
+impl Gateway {
+    /// Checks the schema and binds both addresses. A database that is away does not keep the gateway from starting: it
+    /// answers 503 until the database is there.
+    pub async fn bind(config: Config, metrics: Registry) -> Result<Self, Fault> {
+        let probe = PoolSettings {
+            application_name: APPLICATION,
+            size: 1,
+            wait: PROBE_TIMEOUT,
+            statement_timeout: PROBE_TIMEOUT,
+        };
+        let probe_pool = database::pool(&config.service.database, &probe);
+        match check_schema(&probe_pool).await {
+            Err(MigrationError::Store(error)) => {
+                warn!(%error, "starting although the schema cannot be checked yet")
+            }
+            checked => checked?,
+        }
+        let listener = listen(config.listen).await?;
+        let admin_listener = listen(config.admin_listen).await?;
+        Ok(Self {
+            config,
+            metrics,
+            listener,
+            admin_listener,
+            probe_pool,
+        })
+    }
+
+    /// Where webhooks are taken.
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap_or(self.config.listen)
+    }
+
+    /// Where `/readyz` is.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_listener
+            .local_addr()
+            .unwrap_or(self.config.admin_listen)
+    }
+
+    /// Serves until `shutdown`, then drains.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Fault> {
+        info!(address = %self.address(), paths = ?self.config.webhook_paths, "taking webhooks");
+        info!(address = %self.admin_address(), "admin listener");
+        let Self {
+            config,
+            metrics,
+            listener,
+            admin_listener,
+            probe_pool,
+        } = self;
+        let (health, mut background) = (Health::default(), Background::default());
+        let token = background.token();
+        background.spawn(admin::serve(
+            admin_listener,
+            health.clone(),
+            metrics,
+            token.clone(),
+        ));
+        background.spawn(watch_database(
+            probe_pool.clone(),
+            health.clone(),
+            token.clone(),
+        ));
+        let (limits, secrets) = (limits(&config), config.secrets.clone());
+        let (service, clearer) = start(config, &health, &mut background);
+        background.spawn(reload_on_hangup(secrets, service.clone(), token.clone()));
+        background.spawn(forget_calm_clients(service.clone(), token.clone()));
+
+        let handle = {
+            let service = service.clone();
+            move |peer, request| service.clone().handle(peer, request)
+        };
+        let announce = announce_drain(health, shutdown.clone());
+        let serve = shared::http::serve(listener, limits, shutdown, handle);
+        let served = tokio::select! {
+            (_, ()) = async { tokio::join!(announce, serve) } => Ok(()),
+            () = background.one_ended() => Err(Fault::TaskEnded),
+            fault = wrong_schema(probe_pool) => Err(fault.into()),
+        };
+        if timeout(PUBLISH_DRAIN, service.drain()).await.is_err() {
+            warn!("publishes were still under way: the relay will publish them");
+        }
+        drop(service);
+        background.stop(Duration::from_secs(3)).await;
+        // The last dispatcher is gone with the service: what was confirmed is cleared, then the clearer ends.
+        let _ = timeout(Duration::from_secs(3), clearer).await;
+        served
+    }
+}
+
+/// Starts publishing, and makes the service that requests go to. The handle is that of the task that clears the outbox.
+fn start(
+    config: Config,
+    health: &Health,
+    background: &mut Background,
+) -> (Arc<Service>, JoinHandle<()>) {
+    let store = event_store(&config);
+    let broker = config.service.broker.clone();
+    let (publisher, supervisor) =
+        Publisher::new(broker, APPLICATION, health.clone(), background.token());
+    background.spawn(supervisor);
+    let (dispatcher, clearer) = Dispatcher::new(publisher, store.clone(), Metrics::new());
+    (service(config, store, dispatcher), tokio::spawn(clearer))
+}
+
+async fn announce_drain(health: Health, shutdown: CancellationToken) {
+    shutdown.cancelled().await;
+    health.set_draining();
+}
+
+fn service(config: Config, store: EventStore, dispatcher: Dispatcher) -> Arc<Service> {
+    let rules = Rules {
+        webhook_paths: config.webhook_paths,
+        max_body_bytes: config.max_body_bytes,
+        request_timeout: config.request_timeout,
+        signature_tolerance_s: config.signature_tolerance_s,
+        invalid_signature_status: config.invalid_signature_status,
+    };
+    Service::new(
+        rules,
+        config.keys,
+        ClientLimit::new(config.invalid_per_minute),
+        store,
+        dispatcher,
+    )
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        max_connections: config.max_connections,
+        header_timeout: config.request_timeout,
+        drain: DRAIN,
+    }
+}
+
+fn event_store(config: &Config) -> EventStore {
+    let settings = PoolSettings {
+        application_name: APPLICATION,
+        size: config.db_connections,
+        wait: config.db_timeout,
+        statement_timeout: config.db_timeout,
+    };
+    EventStore::new(
+        database::pool(&config.service.database, &settings),
+        config.db_timeout,
+        config.outbox_grace,
+    )
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Fault> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Fault::Listen { address, source })
+}
+
+async fn check_schema(pool: &Pool) -> Result<(), MigrationError> {
+    let checked = with_client(pool, PROBE_TIMEOUT, async |client| {
+        match require_current(&***client).await {
+            Err(MigrationError::Store(error)) => Err(error),
+            other => Ok(other),
+        }
+    });
+    checked
+        .await
+        .map_err(|error: StoreError| MigrationError::Store(error))?
+}
+
+/// Returns only if the schema turns out to be too old once the database is there.
+async fn wrong_schema(pool: Pool) -> MigrationError {
+    loop {
+        match check_schema(&pool).await {
+            Ok(()) => return std::future::pending().await,
+            Err(MigrationError::Store(_)) => sleep(PROBE_INTERVAL).await,
+            Err(pending) => return pending,
+        }
+    }
+}
+
+async fn reload_on_hangup(
+    secrets: SecretSource,
+    service: Arc<Service>,
+    background: CancellationToken,
+) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        return error!("cannot listen for SIGHUP");
+    };
+    while background
+        .run_until_cancelled(hangup.recv())
+        .await
+        .flatten()
+        .is_some()
+    {
+        match secrets.reload() {
+            None => info!("SIGHUP: the secrets come from the environment and stay"),
+            Some(Ok(keys)) => {
+                info!(secrets = keys.len(), "SIGHUP: secrets read again");
+                service.replace_keys(keys);
+            }
+            Some(Err(problem)) => error!(%problem, "SIGHUP: the old secrets stay"),
+        }
+    }
+}
+
+async fn forget_calm_clients(service: Arc<Service>, background: CancellationToken) {
+    while sleep_unless(&background, Duration::from_secs(60)).await {
+        service.forget_calm_clients();
+    }
+}

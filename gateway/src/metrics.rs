@@ -1,0 +1,48 @@
+//! What the gateway counts. Labels are bounded: outcomes and reasons, never ids or types.
+
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Histogram};
+
+/// The gateway's instruments; clones share them.
+#[derive(Clone)]
+pub struct Metrics {
+    webhooks: Counter<u64>,
+    duration: Histogram<f64>,
+    publishes: Counter<u64>,
+}
+
+impl Metrics {
+    /// Registers the instruments.
+    pub fn new() -> Self {
+        let meter = opentelemetry::global::meter("gateway");
+        Self {
+            webhooks: meter
+                .u64_counter("tollgate_webhooks")
+                .with_description("Requests by outcome: accepted, duplicate, or why they were refused")
+                .build(),
+            duration: meter
+                .f64_histogram("tollgate_webhook_duration")
+                .with_unit("s")
+                .with_description("Time from the headers of a webhook to its answer")
+                .with_boundaries(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0])
+                .build(),
+            publishes: meter
+                .u64_counter("tollgate_publishes")
+                .with_description("Messages published at once: confirmed, failed, or skipped because too many are under way")
+                .build(),
+        }
+    }
+
+    /// Counts a request.
+    pub fn answered(&self, outcome: &'static str, took: Duration) {
+        self.webhooks.add(1, &[KeyValue::new("outcome", outcome)]);
+        self.duration.record(took.as_secs_f64(), &[]);
+    }
+
+    /// Counts a publish.
+    pub fn published(&self, result: &'static str) {
+        self.publishes.add(1, &[KeyValue::new("result", result)]);
+    }
+}

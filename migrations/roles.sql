@@ -1,0 +1,52 @@
+-- Least-privilege roles. Applied by `ops migrate` after the migrations, every time, so that new tables get their grants.
+-- The roles cannot log in: give each service a login of its own, `CREATE ROLE shop_gateway LOGIN PASSWORD '…' IN ROLE tollgate_gateway`.
+
+DO $$
+DECLARE
+    role_name text;
+BEGIN
+    FOREACH role_name IN ARRAY ARRAY['tollgate_gateway', 'tollgate_worker', 'tollgate_ops', 'tollgate_readonly'] LOOP
+        BEGIN
+            IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
+            END IF;
+        -- Another database of this server may be migrated at the same moment.
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+        END;
+    END LOOP;
+END
+$$;
+
+GRANT SELECT ON refinery_schema_history TO tollgate_gateway, tollgate_worker, tollgate_ops, tollgate_readonly;
+
+-- gateway: stores events and outbox rows, counts duplicates, clears what it has published. It cannot read a body
+-- back, nor forge a state.
+GRANT INSERT (id, type, livemode, api_version, account, created_at), SELECT (id, deliveries), UPDATE (deliveries)
+    ON webhook_events TO tollgate_gateway;
+GRANT INSERT (event_id, body) ON event_payloads TO tollgate_gateway;
+GRANT INSERT (event_id, available_at, traceparent), SELECT (id), DELETE ON outbox TO tollgate_gateway;
+
+-- worker: moves states, writes effects. It cannot change a body, an attempt or the audit log.
+GRANT SELECT ON webhook_events, event_payloads, event_attempts, dead_letters TO tollgate_worker;
+GRANT UPDATE (state, attempts, due_at, last_error, finished_at, rescue_from, rescues) ON webhook_events TO tollgate_worker;
+GRANT INSERT ON event_attempts, dead_letters TO tollgate_worker;
+GRANT SELECT, INSERT, DELETE, UPDATE (available_at) ON outbox TO tollgate_worker;
+GRANT SELECT, INSERT, UPDATE ON orders, order_items, registrations, tickets, payments, course_purchases, emails
+    TO tollgate_worker;
+GRANT DELETE ON course_purchases TO tollgate_worker;
+GRANT SELECT, INSERT ON alerts TO tollgate_worker;
+GRANT SELECT, INSERT, UPDATE ON subscriptions, invoices, refunds TO tollgate_worker;
+GRANT SELECT ON products TO tollgate_worker;
+
+-- ops: reads everything, replays and discards, seeds, and leaves a trace of each in the audit log.
+GRANT SELECT ON webhook_events, event_payloads, event_attempts, outbox, dead_letters, audit_log, products, orders,
+    order_items, registrations, tickets, payments, course_purchases, emails, alerts, subscriptions,
+    invoices, refunds TO tollgate_ops;
+GRANT UPDATE (state, budget_from, due_at, finished_at, rescue_from, rescues) ON webhook_events TO tollgate_ops;
+GRANT INSERT ON outbox, audit_log, products, orders, order_items, registrations TO tollgate_ops;
+GRANT UPDATE (resolved_at, resolution) ON dead_letters TO tollgate_ops;
+GRANT UPDATE ON products TO tollgate_ops;
+
+-- read-only: everything but the bodies.
+GRANT SELECT ON webhook_events, event_attempts, outbox, dead_letters, audit_log, products, orders, order_items,
+    registrations, tickets, payments, course_purchases, emails, alerts, subscriptions, invoices, refunds TO tollgate_readonly;

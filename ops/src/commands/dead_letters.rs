@@ -1,0 +1,384 @@
+//! `ops dead-letters`.
+
+use std::collections::BTreeSet;
+
+use deadpool_postgres::Object;
+use serde::Serialize;
+use serde_json::json;
+
+use super::Accountable;
+use super::since::since;
+use crate::output::{Output, safe, table, time};
+use crate::store::audit;
+use crate::store::dead_letters::{self, DeadLetter, Filter, Group};
+use crate::{Database, OpsError};
+
+/// What to do with dead letters.
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// List unresolved dead letters, oldest first
+    List {
+        /// Which.
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// How many
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
+        limit: i64,
+    },
+    /// Group unresolved dead letters by cause
+    Groups {
+        /// Which.
+        #[command(flatten)]
+        filter: FilterArgs,
+    },
+    /// Show a dead letter
+    Show {
+        /// Its id, or its event's
+        id: String,
+    },
+    /// Put events back to work, with a fresh budget of attempts
+    Replay(Change),
+    /// Give dead letters up for good
+    Discard(Change),
+}
+
+/// Which dead letters.
+#[derive(clap::Args)]
+pub struct FilterArgs {
+    /// Only of this event type; `*` stands for anything, as in `charge.*`
+    #[arg(long = "type")]
+    event_type: Option<String>,
+    /// Only those that died since: 2h, 30m, 7d or an RFC 3339 time
+    #[arg(long, value_parser = since)]
+    since: Option<jiff::Timestamp>,
+    /// Only of this group
+    #[arg(long)]
+    fingerprint: Option<String>,
+}
+
+/// A change of dead letters: named ones, or those that match.
+#[derive(clap::Args)]
+pub struct Change {
+    /// Dead letters' ids, or their events'
+    ids: Vec<String>,
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// Every unresolved dead letter
+    #[arg(long)]
+    all: bool,
+    /// Only say which ones it would be
+    #[arg(long)]
+    dry_run: bool,
+    /// Do it although it may be many
+    #[arg(long)]
+    yes: bool,
+    /// Do it although it is more than 10,000
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    accountable: Accountable,
+}
+
+/// More at once needs `--force`.
+const MOST: i64 = 10_000;
+/// Ids named in one audit entry.
+const MOST_IN_AUDIT: usize = 1_000;
+
+impl From<FilterArgs> for Filter {
+    fn from(args: FilterArgs) -> Self {
+        let FilterArgs {
+            event_type,
+            since,
+            fingerprint,
+        } = args;
+        Self {
+            event_type,
+            since,
+            fingerprint,
+            ..Self::default()
+        }
+    }
+}
+
+/// Runs the command.
+pub async fn run(database: &Database, command: Command, output: Output) -> Result<(), OpsError> {
+    match command {
+        Command::List { filter, limit } => {
+            let found =
+                dead_letters::list(&database.connect().await?, &filter.into(), limit).await?;
+            output.print("dead_letters", &found, |found| list(found));
+            Ok(())
+        }
+        Command::Groups { filter } => {
+            let found = dead_letters::groups(&database.connect().await?, &filter.into()).await?;
+            output.print("groups", &found, |found| groups(found));
+            Ok(())
+        }
+        Command::Show { id } => {
+            let found =
+                dead_letters::find(&database.connect().await?, id.parse().ok(), &id).await?;
+            let found = found.ok_or_else(|| not_found(&id))?;
+            output.print("dead_letter", &found, show);
+            Ok(())
+        }
+        Command::Replay(change) => apply(database, Action::Replay, change, output).await,
+        Command::Discard(change) => apply(database, Action::Discard, change, output).await,
+    }
+}
+
+fn not_found(id: &str) -> OpsError {
+    OpsError::NotFound(format!("there is no dead letter {id}"))
+}
+
+fn list(found: &[DeadLetter]) -> String {
+    table(
+        [
+            "id", "event", "type", "reason", "error", "group", "died", "attempts",
+        ],
+        found.iter().map(|letter| {
+            [
+                letter.id.to_string(),
+                safe(letter.event_id.as_deref().unwrap_or("-")),
+                safe(letter.event_type.as_deref().unwrap_or("-")),
+                letter.reason.clone(),
+                safe(&letter.error),
+                letter.fingerprint.clone(),
+                time(letter.died_at),
+                letter
+                    .attempts
+                    .map_or("-".to_owned(), |attempts| attempts.to_string()),
+            ]
+        }),
+    )
+}
+
+fn groups(found: &[Group]) -> String {
+    table(
+        ["group", "count", "reason", "error", "first", "last"],
+        found.iter().map(|group| {
+            [
+                group.fingerprint.clone(),
+                group.count.to_string(),
+                group.reason.clone(),
+                safe(&group.error),
+                time(group.first_at),
+                time(group.last_at),
+            ]
+        }),
+    )
+}
+
+fn show(letter: &DeadLetter) -> String {
+    let resolution = match (&letter.resolution, letter.resolved_at) {
+        (Some(resolution), Some(at)) => format!("{resolution} at {}", time(at)),
+        _ => "unresolved".to_owned(),
+    };
+    let fields = [
+        ("dead letter", letter.id.to_string()),
+        ("event", safe(letter.event_id.as_deref().unwrap_or("-"))),
+        ("type", safe(letter.event_type.as_deref().unwrap_or("-"))),
+        ("reason", letter.reason.clone()),
+        ("error", safe(&letter.error)),
+        ("group", letter.fingerprint.clone()),
+        ("died", time(letter.died_at)),
+        ("resolution", resolution),
+        ("message", safe(letter.message.as_deref().unwrap_or("-"))),
+    ];
+    table(
+        ["field", "value"],
+        fields
+            .into_iter()
+            .map(|(name, value)| [name.to_owned(), value]),
+    )
+}
+
+#[derive(Clone, Copy)]
+enum Action {
+    Replay,
+    Discard,
+}
+
+impl Action {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Replay => "dead_letters.replay",
+            Self::Discard => "dead_letters.discard",
+        }
+    }
+
+    fn done(self) -> &'static str {
+        match self {
+            Self::Replay => "replayed",
+            Self::Discard => "discarded",
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Report {
+    dry_run: bool,
+    matched: i64,
+    done: usize,
+    ids: Vec<String>,
+}
+
+async fn apply(
+    database: &Database,
+    action: Action,
+    change: Change,
+    output: Output,
+) -> Result<(), OpsError> {
+    change.accountable.check()?;
+    let selection = Selection::new(change.ids, change.filter, change.all)?;
+    let mut client = database.connect().await?;
+    let matched = dead_letters::count(&client, &selection.filter).await?;
+    if matched == 0 && !selection.bulk {
+        return Err(OpsError::NotFound(
+            "none of these is an unresolved dead letter".to_owned(),
+        ));
+    }
+    if change.dry_run {
+        return preview(&client, action, &selection.filter, matched, output).await;
+    }
+    let done = action.done();
+    if selection.bulk && !change.yes {
+        let text =
+            format!("{matched} dead letters would be {done}: say --yes, or look with --dry-run");
+        return Err(OpsError::Refused(text));
+    }
+    if matched > MOST && !change.force {
+        return Err(OpsError::Refused(format!(
+            "{matched} dead letters are more than {MOST}: say --force"
+        )));
+    }
+    let ids = perform(
+        &mut client,
+        action,
+        &selection.filter,
+        matched,
+        &change.accountable,
+    )
+    .await?;
+    let report = Report {
+        dry_run: false,
+        matched,
+        done: ids.len(),
+        ids,
+    };
+    output.print(done, &report, |report| {
+        format!("{} of {matched} {done}", report.done)
+    });
+    let wanted = selection
+        .named
+        .unwrap_or(usize::try_from(matched).unwrap_or(usize::MAX));
+    match wanted.saturating_sub(report.done) {
+        0 => Ok(()),
+        left => Err(OpsError::PartlyFailed(format!(
+            "{left} could not be {done}: unknown, resolved, busy, or without an event"
+        ))),
+    }
+}
+
+async fn preview(
+    client: &Object,
+    action: Action,
+    filter: &Filter,
+    matched: i64,
+    output: Output,
+) -> Result<(), OpsError> {
+    let found = dead_letters::list(client, filter, MOST).await?;
+    eprintln!("{matched} dead letters would be {}", action.done());
+    let name = |letter: &DeadLetter| {
+        letter
+            .event_id
+            .clone()
+            .unwrap_or_else(|| letter.id.to_string())
+    };
+    let report = Report {
+        dry_run: true,
+        matched,
+        done: 0,
+        ids: found.iter().map(name).collect(),
+    };
+    output.print(action.done(), &report, |_| list(&found));
+    Ok(())
+}
+
+/// Changes and audits in one transaction.
+async fn perform(
+    client: &mut Object,
+    action: Action,
+    filter: &Filter,
+    most: i64,
+    accountable: &Accountable,
+) -> Result<Vec<String>, OpsError> {
+    let tx = client.transaction().await?;
+    let ids: Vec<String> = match action {
+        Action::Replay => dead_letters::replay(&tx, filter, most).await?,
+        Action::Discard => dead_letters::discard(&tx, filter, most)
+            .await?
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+    };
+    let named_ids = &ids[..ids.len().min(MOST_IN_AUDIT)];
+    let details = json!({ "filter": filter, "matched": most, "done": ids.len(), "ids": named_ids });
+    audit::note(
+        &tx,
+        &accountable.actor,
+        action.name(),
+        &accountable.reason,
+        &details,
+    )
+    .await?;
+    tx.commit().await?;
+    Ok(ids)
+}
+
+/// What was named or described.
+struct Selection {
+    /// How many ids were named.
+    named: Option<usize>,
+    /// Whether it may be many.
+    bulk: bool,
+    filter: Filter,
+}
+
+impl Selection {
+    fn new(ids: Vec<String>, filter: FilterArgs, all: bool) -> Result<Self, OpsError> {
+        let described = all
+            || filter.event_type.is_some()
+            || filter.since.is_some()
+            || filter.fingerprint.is_some();
+        match (ids.is_empty(), described) {
+            (true, false) => {
+                let text = "say which: ids, --type, --since, --fingerprint or --all";
+                Err(OpsError::Usage(text.to_owned()))
+            }
+            (false, true) => Err(OpsError::Usage("say either ids or a filter".to_owned())),
+            (true, true) => Ok(Self {
+                named: None,
+                bulk: true,
+                filter: filter.into(),
+            }),
+            (false, false) => {
+                let unique: BTreeSet<String> = ids.into_iter().collect();
+                let named = Some(unique.len());
+                let ids = unique.iter().filter_map(|id| id.parse().ok()).collect();
+                let event_ids = unique
+                    .into_iter()
+                    .filter(|id| id.parse::<i64>().is_err())
+                    .collect();
+                Ok(Self {
+                    named,
+                    bulk: false,
+                    filter: Filter {
+                        ids,
+                        event_ids,
+                        ..Filter::default()
+                    },
+                })
+            }
+        }
+    }
+}

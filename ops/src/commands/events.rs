@@ -1,0 +1,244 @@
+//! `ops events`.
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::Accountable;
+use super::since::since;
+use crate::output::{Output, safe, table, time, time_or_dash};
+use crate::store::audit;
+use crate::store::dead_letters::{self, Filter as DeadLetterFilter};
+use crate::store::events::{self, Attempt, Event, Filter};
+use crate::{Database, OpsError};
+
+/// What to do with events.
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// List events, newest first
+    List {
+        /// Only this state: received, processed, ignored, retrying, dead or discarded
+        #[arg(long, alias = "status")]
+        state: Option<String>,
+        /// Only this type; `*` stands for anything, as in `charge.*`
+        #[arg(long = "type")]
+        event_type: Option<String>,
+        /// Only those received since: 2h, 30m, 7d or an RFC 3339 time
+        #[arg(long, value_parser = since)]
+        since: Option<jiff::Timestamp>,
+        /// How many
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
+        limit: i64,
+    },
+    /// Show an event with its attempts
+    Show {
+        /// The event's id
+        id: String,
+        /// Print the exact bytes of its body instead. They hold personal data
+        #[arg(long)]
+        raw: bool,
+    },
+    /// Try a dead event again, or one that waits for its next attempt at once
+    Retry {
+        /// The event's id
+        id: String,
+        /// Who, and why.
+        #[command(flatten)]
+        accountable: Accountable,
+    },
+}
+
+const STATES: [&str; 6] = [
+    "received",
+    "processed",
+    "ignored",
+    "retrying",
+    "dead",
+    "discarded",
+];
+
+/// Runs the command.
+pub async fn run(database: &Database, command: Command, output: Output) -> Result<(), OpsError> {
+    match command {
+        Command::List {
+            state,
+            event_type,
+            since,
+            limit,
+        } => {
+            if let Some(unknown) = state.as_deref().filter(|state| !STATES.contains(state)) {
+                return Err(OpsError::Usage(format!(
+                    "there is no state `{unknown}`: {}",
+                    STATES.join(", ")
+                )));
+            }
+            let filter = Filter {
+                state,
+                event_type,
+                since,
+                limit,
+            };
+            let found = events::list(&database.connect().await?, &filter).await?;
+            output.print("events", &found, |found| list(found));
+            Ok(())
+        }
+        Command::Show { id, raw: true } => show_raw(database, &id).await,
+        Command::Show { id, raw: false } => show(database, &id, output).await,
+        Command::Retry { id, accountable } => retry(database, &id, &accountable, output).await,
+    }
+}
+
+fn list(found: &[Event]) -> String {
+    table(
+        [
+            "event",
+            "type",
+            "state",
+            "received",
+            "deliveries",
+            "attempts",
+            "last error",
+        ],
+        found.iter().map(|event| {
+            [
+                safe(&event.id),
+                safe(&event.event_type),
+                event.state.clone(),
+                time(event.received_at),
+                event.deliveries.to_string(),
+                event.attempts.to_string(),
+                safe(event.last_error.as_deref().unwrap_or("-")),
+            ]
+        }),
+    )
+}
+
+#[derive(Serialize)]
+struct Details {
+    #[serde(flatten)]
+    event: Event,
+    attempt_log: Vec<Attempt>,
+}
+
+async fn show(database: &Database, id: &str, output: Output) -> Result<(), OpsError> {
+    let client = database.connect().await?;
+    let event = events::find(&client, id)
+        .await?
+        .ok_or_else(|| not_found(id))?;
+    let details = Details {
+        event,
+        attempt_log: events::attempts(&client, id).await?,
+    };
+    output.print("event", &details, |Details { event, attempt_log }| {
+        let text = |value: &Option<String>| safe(value.as_deref().unwrap_or("-"));
+        let fields = [
+            ("event", safe(&event.id)),
+            ("type", safe(&event.event_type)),
+            ("state", event.state.clone()),
+            (
+                "livemode",
+                event
+                    .livemode
+                    .map_or("-".to_owned(), |livemode| livemode.to_string()),
+            ),
+            ("api version", text(&event.api_version)),
+            ("account", text(&event.account)),
+            ("created", time_or_dash(event.created_at)),
+            ("received", time(event.received_at)),
+            ("deliveries", event.deliveries.to_string()),
+            ("due", time_or_dash(event.due_at)),
+            ("finished", time_or_dash(event.finished_at)),
+            ("last error", text(&event.last_error)),
+        ];
+        let fields = table(
+            ["field", "value"],
+            fields
+                .into_iter()
+                .map(|(name, value)| [name.to_owned(), value]),
+        );
+        format!("{fields}\n{}", attempts(attempt_log))
+    });
+    Ok(())
+}
+
+fn attempts(log: &[Attempt]) -> String {
+    table(
+        ["attempt", "started", "ms", "outcome", "error", "worker"],
+        log.iter().map(|attempt| {
+            let took = attempt.finished_at.duration_since(attempt.started_at);
+            let error = [attempt.error_kind.as_deref(), attempt.error.as_deref()];
+            [
+                attempt.number.to_string(),
+                time(attempt.started_at),
+                format!("{:.1}", took.as_secs_f64() * 1_000.0),
+                attempt.outcome.clone(),
+                safe(&error.into_iter().flatten().collect::<Vec<_>>().join(": ")),
+                safe(&attempt.worker),
+            ]
+        }),
+    )
+}
+
+async fn show_raw(database: &Database, id: &str) -> Result<(), OpsError> {
+    use std::io::Write;
+    let body = events::body(&database.connect().await?, id)
+        .await?
+        .ok_or_else(|| not_found(id))?;
+    std::io::stdout()
+        .write_all(&body)
+        .map_err(|error| OpsError::Unexpected(error.to_string()))
+}
+
+fn not_found(id: &str) -> OpsError {
+    OpsError::NotFound(format!("there is no event {id}"))
+}
+
+async fn retry(
+    database: &Database,
+    id: &str,
+    accountable: &Accountable,
+    output: Output,
+) -> Result<(), OpsError> {
+    accountable.check()?;
+    let mut client = database.connect().await?;
+    let tx = client.transaction().await?;
+    let event = events::find(&tx, id).await?.ok_or_else(|| not_found(id))?;
+    let retried = match event.state.as_str() {
+        "dead" => {
+            let filter = DeadLetterFilter {
+                event_ids: vec![id.to_owned()],
+                ..DeadLetterFilter::default()
+            };
+            dead_letters::replay(&tx, &filter, 1).await?.len() == 1
+        }
+        "retrying" => events::hurry(&tx, id).await?,
+        "received" => {
+            return Err(OpsError::Refused(format!(
+                "{id} is received: its first attempt is on its way"
+            )));
+        }
+        state => {
+            return Err(OpsError::Refused(format!(
+                "{id} is {state}, which is final: there is nothing to retry"
+            )));
+        }
+    };
+    if !retried {
+        return Err(OpsError::Conflict(format!(
+            "{id} changed meanwhile: look at it again"
+        )));
+    }
+    let details = json!({ "event_ids": [id], "state_before": event.state });
+    audit::note(
+        &tx,
+        &accountable.actor,
+        "event.retry",
+        &accountable.reason,
+        &details,
+    )
+    .await?;
+    tx.commit().await?;
+    output.print("retried", &id, |id| {
+        format!("{id} will be attempted again now")
+    });
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! One file per command.
+
+pub mod dead_letters;
+pub mod doctor;
+pub mod events;
+pub mod migrate;
+pub mod seed;
+mod since;
+pub mod trigger;
+
+/// Who does this: for the audit log.
+#[derive(clap::Args)]
+pub struct Accountable {
+    /// Why, for the audit log
+    #[arg(long)]
+    pub reason: String,
+    /// Who, for the audit log
+    #[arg(long, env = "OPS_ACTOR", default_value_t = login())]
+    pub actor: String,
+}
+
+impl Accountable {
+    /// Refuses an empty reason.
+    pub fn check(&self) -> Result<(), crate::OpsError> {
+        if self.reason.trim().is_empty() || self.actor.trim().is_empty() {
+            return Err(crate::OpsError::Usage(
+                "--reason and --actor must say something".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn login() -> String {
+    ["USER", "LOGNAME"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok())
+        .unwrap_or_else(|| "unknown".to_owned())
+}

@@ -1,0 +1,100 @@
+//! Operates Tollgate from the command line: migrate, seed, check, trigger, inspect, replay. Data goes to stdout,
+//! everything else to stderr; it never prompts.
+
+pub mod commands;
+mod error;
+pub mod events;
+mod lifecycles;
+mod output;
+mod store;
+
+use clap::{Parser, Subcommand};
+use deadpool_postgres::Object;
+use shared::database::{self, PoolSettings};
+use shared::settings::database_url;
+use std::time::Duration;
+
+pub use error::OpsError;
+use output::Output;
+
+/// Operates Tollgate: applies migrations, loads orders, shows what failed and why, replays it.
+///
+/// Exit codes: 0 ok, 1 unexpected, 2 usage, 3 not found, 4 refused, 5 not permitted, 6 conflict, 7 unavailable,
+/// 8 finished with some items failed.
+#[derive(Parser)]
+#[command(name = "ops", version)]
+pub struct Cli {
+    /// PostgreSQL connection string
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, global = true)]
+    database_url: Option<String>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Apply pending migrations, roles and grants
+    Migrate,
+    /// Load products and orders from a JSON file: all or nothing, and again without effect
+    Seed(commands::seed::Args),
+    /// Check every dependency, setting and privilege, and say how to mend what is wrong
+    Doctor(commands::doctor::Args),
+    /// Build, sign and post a realistic event
+    Trigger(commands::trigger::Args),
+    /// Look at events, or retry one
+    #[command(subcommand)]
+    Events(commands::events::Command),
+    /// Look at dead letters, replay or discard them
+    #[command(subcommand)]
+    DeadLetters(commands::dead_letters::Command),
+}
+
+/// Runs one command.
+pub async fn run(cli: Cli) -> Result<(), OpsError> {
+    let output = Output { json: cli.json };
+    let database = Database(cli.database_url);
+    match cli.command {
+        Command::Migrate => commands::migrate::run(&database, output).await,
+        Command::Seed(args) => commands::seed::run(&database, &args, output).await,
+        Command::Doctor(args) => commands::doctor::run(&database, &args, output).await,
+        Command::Trigger(args) => commands::trigger::run(&database, &args, output).await,
+        Command::Events(command) => commands::events::run(&database, command, output).await,
+        Command::DeadLetters(command) => {
+            commands::dead_letters::run(&database, command, output).await
+        }
+    }
+}
+
+/// Where the database is, if that was said.
+pub struct Database(Option<String>);
+
+impl Database {
+    /// A connection.
+    pub async fn connect(&self) -> Result<Object, OpsError> {
+        let raw = self
+            .0
+            .as_deref()
+            .map(str::trim)
+            .filter(|raw| !raw.is_empty());
+        let raw = raw.ok_or_else(|| OpsError::Usage("DATABASE_URL is not set".to_owned()))?;
+        let config = database_url(raw)
+            .map_err(|problem| OpsError::Usage(format!("DATABASE_URL {problem}")))?;
+        let settings = PoolSettings {
+            application_name: "tollgate-ops",
+            size: 1,
+            wait: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(60),
+        };
+        let pool = database::pool(&config, &settings);
+        let client = pool.get().await.map_err(database::StoreError::from)?;
+        Ok(client)
+    }
+
+    /// Whether it was said where the database is.
+    pub fn is_known(&self) -> bool {
+        self.0.as_deref().is_some_and(|raw| !raw.trim().is_empty())
+    }
+}

@@ -1,0 +1,19 @@
+//! The audit log: written in the transaction of what it tells.
+
+use deadpool_postgres::Transaction;
+use serde_json::Value;
+use shared::database::{StoreError, execute};
+
+/// Notes who did what, to what, and why.
+pub async fn note(
+    tx: &Transaction<'_>,
+    actor: &str,
+    action: &str,
+    reason: &str,
+    details: &Value,
+) -> Result<(), StoreError> {
+    const NOTE: &str =
+        "INSERT INTO audit_log (actor, action, reason, details) VALUES ($1, $2, $3, $4)";
+    execute(tx, NOTE, &[&actor, &action, &reason, details]).await?;
+    Ok(())
+}

@@ -1,0 +1,247 @@
+//! Dead letters: list, replay, discard. A replay is a state change and an outbox row in one statement.
+
+use deadpool_postgres::{GenericClient, Transaction};
+use jiff::Timestamp;
+use serde::Serialize;
+use shared::database::{StoreError, query};
+use tokio_postgres::Row;
+
+use super::events::like_pattern;
+
+/// Which unresolved dead letters.
+#[derive(Debug, Default, Serialize)]
+pub struct Filter {
+    /// Only these; empty means any.
+    pub ids: Vec<i64>,
+    /// Only of events with these ids; empty means any.
+    pub event_ids: Vec<String>,
+    /// Only of this type; `*` stands for anything.
+    #[serde(rename = "type")]
+    pub event_type: Option<String>,
+    /// Only of this group.
+    pub fingerprint: Option<String>,
+    /// Only those that died from then on.
+    pub since: Option<Timestamp>,
+}
+
+/// A dead letter.
+#[derive(Debug, Serialize)]
+pub struct DeadLetter {
+    /// Its own id.
+    pub id: i64,
+    /// The event; none for a message that named no stored event.
+    pub event_id: Option<String>,
+    /// The event's type.
+    #[serde(rename = "type")]
+    pub event_type: Option<String>,
+    /// A fixed word for the cause.
+    pub reason: String,
+    /// For people.
+    pub error: String,
+    /// Its group.
+    pub fingerprint: String,
+    /// When it died.
+    pub died_at: Timestamp,
+    /// How many attempts were made.
+    pub attempts: Option<i32>,
+    /// When it was replayed or discarded.
+    pub resolved_at: Option<Timestamp>,
+    /// `replayed` or `discarded`.
+    pub resolution: Option<String>,
+    /// The message, where there is no event, as far as it is text.
+    pub message: Option<String>,
+}
+
+/// Dead letters with one cause.
+#[derive(Debug, Serialize)]
+pub struct Group {
+    /// What they share.
+    pub fingerprint: String,
+    /// A fixed word for the cause.
+    pub reason: String,
+    /// One of their errors.
+    pub error: String,
+    /// How many.
+    pub count: i64,
+    /// The oldest.
+    pub first_at: Timestamp,
+    /// The newest.
+    pub last_at: Timestamp,
+}
+
+const MATCHING: &str = "
+    FROM dead_letters letter LEFT JOIN webhook_events event ON event.id = letter.event_id
+    WHERE letter.resolved_at IS NULL
+        AND (cardinality($1::bigint[]) + cardinality($2::text[]) = 0
+            OR letter.id = ANY($1) OR letter.event_id = ANY($2))
+        AND ($3::text IS NULL OR event.type LIKE $3)
+        AND ($4::text IS NULL OR letter.fingerprint = $4)
+        AND ($5::timestamptz IS NULL OR letter.died_at >= $5)";
+
+const COLUMNS: &str =
+    "letter.id, letter.event_id, event.type, letter.reason, letter.error, letter.fingerprint,
+    letter.died_at, event.attempts, letter.resolved_at, letter.resolution, letter.message";
+
+async fn matching(
+    client: &impl GenericClient,
+    select: &str,
+    filter: &Filter,
+    rest: &str,
+) -> Result<Vec<Row>, StoreError> {
+    let pattern = filter.event_type.as_deref().map(like_pattern);
+    let sql = format!("SELECT {select} {MATCHING} {rest}");
+    query(
+        client,
+        &sql,
+        &[
+            &filter.ids,
+            &filter.event_ids,
+            &pattern,
+            &filter.fingerprint,
+            &filter.since,
+        ],
+    )
+    .await
+}
+
+/// Lists unresolved dead letters, oldest first.
+pub async fn list(
+    client: &impl GenericClient,
+    filter: &Filter,
+    limit: i64,
+) -> Result<Vec<DeadLetter>, StoreError> {
+    let rest = format!("ORDER BY letter.died_at, letter.id LIMIT {limit}");
+    Ok(matching(client, COLUMNS, filter, &rest)
+        .await?
+        .iter()
+        .map(dead_letter)
+        .collect())
+}
+
+/// Counts unresolved dead letters.
+pub async fn count(client: &impl GenericClient, filter: &Filter) -> Result<i64, StoreError> {
+    Ok(matching(client, "count(*)", filter, "")
+        .await?
+        .first()
+        .map_or(0, |row| row.get(0)))
+}
+
+/// Groups unresolved dead letters by cause, largest first.
+pub async fn groups(
+    client: &impl GenericClient,
+    filter: &Filter,
+) -> Result<Vec<Group>, StoreError> {
+    const SELECT: &str = "letter.fingerprint, min(letter.reason), (array_agg(letter.error ORDER BY letter.id DESC))[1],
+        count(*), min(letter.died_at), max(letter.died_at)";
+    let rows = matching(
+        client,
+        SELECT,
+        filter,
+        "GROUP BY letter.fingerprint ORDER BY 4 DESC, 1 LIMIT 200",
+    )
+    .await?;
+    let group = |row: &Row| Group {
+        fingerprint: row.get(0),
+        reason: row.get(1),
+        error: row.get(2),
+        count: row.get(3),
+        first_at: row.get(4),
+        last_at: row.get(5),
+    };
+    Ok(rows.iter().map(group).collect())
+}
+
+/// Finds a dead letter, resolved or not, by its id or its event's: then the newest.
+pub async fn find(
+    client: &impl GenericClient,
+    id: Option<i64>,
+    event_id: &str,
+) -> Result<Option<DeadLetter>, StoreError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM dead_letters letter LEFT JOIN webhook_events event ON event.id = letter.event_id
+         WHERE letter.id = $1 OR letter.event_id = $2 ORDER BY letter.id DESC LIMIT 1"
+    );
+    Ok(query(client, &sql, &[&id, &event_id])
+        .await?
+        .first()
+        .map(dead_letter))
+}
+
+fn dead_letter(row: &Row) -> DeadLetter {
+    let message: Option<Vec<u8>> = row.get("message");
+    DeadLetter {
+        id: row.get("id"),
+        event_id: row.get("event_id"),
+        event_type: row.get("type"),
+        reason: row.get("reason"),
+        error: row.get("error"),
+        fingerprint: row.get("fingerprint"),
+        died_at: row.get("died_at"),
+        attempts: row.get("attempts"),
+        resolved_at: row.get("resolved_at"),
+        resolution: row.get("resolution"),
+        message: message.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+    }
+}
+
+/// Puts the events of matching dead letters back to work, with a fresh budget of attempts. Returns their ids.
+pub async fn replay(
+    tx: &Transaction<'_>,
+    filter: &Filter,
+    most: i64,
+) -> Result<Vec<String>, StoreError> {
+    let ids = lock(tx, filter, most).await?;
+    const REPLAY: &str = "
+        WITH event AS (
+            UPDATE webhook_events
+            SET state = 'received', finished_at = NULL, budget_from = attempts, rescue_from = now(), rescues = 0
+            FROM dead_letters letter
+            WHERE letter.id = ANY($1) AND webhook_events.id = letter.event_id AND state = 'dead'
+            RETURNING webhook_events.id
+        ), message AS (
+            INSERT INTO outbox (event_id) SELECT id FROM event
+        )
+        UPDATE dead_letters letter SET resolved_at = now(), resolution = 'replayed'
+        FROM event WHERE letter.event_id = event.id AND letter.id = ANY($1)
+        RETURNING letter.event_id";
+    Ok(query(tx, REPLAY, &[&ids])
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect())
+}
+
+/// Gives matching dead letters up: their events will never be attempted again. Returns how many.
+pub async fn discard(
+    tx: &Transaction<'_>,
+    filter: &Filter,
+    most: i64,
+) -> Result<Vec<i64>, StoreError> {
+    let ids = lock(tx, filter, most).await?;
+    const DISCARD: &str = "
+        WITH event AS (
+            UPDATE webhook_events SET state = 'discarded'
+            FROM dead_letters letter
+            WHERE letter.id = ANY($1) AND webhook_events.id = letter.event_id AND state = 'dead'
+            RETURNING webhook_events.id
+        )
+        UPDATE dead_letters letter SET resolved_at = now(), resolution = 'discarded'
+        WHERE letter.id = ANY($1) AND (letter.event_id IS NULL OR letter.event_id IN (SELECT id FROM event))
+        RETURNING letter.id";
+    Ok(query(tx, DISCARD, &[&ids])
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect())
+}
+
+/// Locks matching dead letters in the order of their ids, so that two commands at once never wait for each other in a
+/// circle; what another command holds is its own.
+async fn lock(tx: &Transaction<'_>, filter: &Filter, most: i64) -> Result<Vec<i64>, StoreError> {
+    let rest = format!("ORDER BY letter.id LIMIT {most} FOR UPDATE OF letter SKIP LOCKED");
+    Ok(matching(tx, "letter.id", filter, &rest)
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect())
+}

@@ -1,0 +1,170 @@
+//! Events as operators look at them.
+
+use deadpool_postgres::{GenericClient, Transaction};
+use jiff::Timestamp;
+use serde::Serialize;
+use shared::database::{StoreError, execute, query, query_opt};
+use tokio_postgres::Row;
+
+/// Which events to list.
+#[derive(Debug, Default)]
+pub struct Filter {
+    /// Only this state.
+    pub state: Option<String>,
+    /// Only this type; `*` stands for anything.
+    pub event_type: Option<String>,
+    /// Only those received from then on.
+    pub since: Option<Timestamp>,
+    /// Newest first, this many.
+    pub limit: i64,
+}
+
+/// An event's row.
+#[derive(Debug, Serialize)]
+pub struct Event {
+    /// `evt_…`
+    pub id: String,
+    /// Such as `charge.refunded`.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// Where it stands.
+    pub state: String,
+    /// `false` in test mode.
+    pub livemode: Option<bool>,
+    /// The version that rendered it.
+    pub api_version: Option<String>,
+    /// The connected account.
+    pub account: Option<String>,
+    /// When Stripe made it.
+    pub created_at: Option<Timestamp>,
+    /// When its first webhook came.
+    pub received_at: Timestamp,
+    /// How many webhooks brought it.
+    pub deliveries: i32,
+    /// How many times it was attempted.
+    pub attempts: i32,
+    /// When the next attempt is due.
+    pub due_at: Option<Timestamp>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// When it became final.
+    pub finished_at: Option<Timestamp>,
+}
+
+/// One attempt.
+#[derive(Debug, Serialize)]
+pub struct Attempt {
+    /// From 1.
+    pub number: i32,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Timestamp,
+    /// `processed`, `ignored`, `transient` or `permanent`.
+    pub outcome: String,
+    /// A fixed word for the cause.
+    pub error_kind: Option<String>,
+    /// For people.
+    pub error: Option<String>,
+    /// Who ran it.
+    pub worker: String,
+    /// The trace it belongs to.
+    pub trace_id: Option<String>,
+}
+
+const COLUMNS: &str = "id, type, state, livemode, api_version, account, created_at, received_at, deliveries, attempts, \
+                       due_at, last_error, finished_at";
+
+/// Lists events, newest first.
+pub async fn list(client: &impl GenericClient, filter: &Filter) -> Result<Vec<Event>, StoreError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM webhook_events
+         WHERE ($1::text IS NULL OR state = $1) AND ($2::text IS NULL OR type LIKE $2)
+            AND ($3::timestamptz IS NULL OR received_at >= $3)
+         ORDER BY received_at DESC, id DESC LIMIT $4"
+    );
+    let pattern = filter.event_type.as_deref().map(like_pattern);
+    let rows = query(
+        client,
+        &sql,
+        &[&filter.state, &pattern, &filter.since, &filter.limit],
+    )
+    .await?;
+    Ok(rows.iter().map(event).collect())
+}
+
+/// `charge.*` as SQL's LIKE has it.
+pub fn like_pattern(pattern: &str) -> String {
+    pattern
+        .replace('\\', "\\\\")
+        .replace('%', "\\%")
+        .replace('_', "\\_")
+        .replace('*', "%")
+}
+
+/// Finds an event.
+pub async fn find(client: &impl GenericClient, id: &str) -> Result<Option<Event>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM webhook_events WHERE id = $1");
+    Ok(query_opt(client, &sql, &[&id])
+        .await?
+        .map(|row| event(&row)))
+}
+
+fn event(row: &Row) -> Event {
+    Event {
+        id: row.get("id"),
+        event_type: row.get("type"),
+        state: row.get("state"),
+        livemode: row.get("livemode"),
+        api_version: row.get("api_version"),
+        account: row.get("account"),
+        created_at: row.get("created_at"),
+        received_at: row.get("received_at"),
+        deliveries: row.get("deliveries"),
+        attempts: row.get("attempts"),
+        due_at: row.get("due_at"),
+        last_error: row.get("last_error"),
+        finished_at: row.get("finished_at"),
+    }
+}
+
+/// An event's attempts, in order.
+pub async fn attempts(client: &impl GenericClient, id: &str) -> Result<Vec<Attempt>, StoreError> {
+    const ATTEMPTS: &str = "
+        SELECT number, started_at, finished_at, outcome, error_kind, error, worker, trace_id
+        FROM event_attempts WHERE event_id = $1 ORDER BY number";
+    let rows = query(client, ATTEMPTS, &[&id]).await?;
+    let attempt = |row: &Row| Attempt {
+        number: row.get("number"),
+        started_at: row.get("started_at"),
+        finished_at: row.get("finished_at"),
+        outcome: row.get("outcome"),
+        error_kind: row.get("error_kind"),
+        error: row.get("error"),
+        worker: row.get("worker"),
+        trace_id: row.get("trace_id"),
+    };
+    Ok(rows.iter().map(attempt).collect())
+}
+
+/// The exact bytes of an event's body.
+pub async fn body(client: &impl GenericClient, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
+    let row = query_opt(
+        client,
+        "SELECT body FROM event_payloads WHERE event_id = $1",
+        &[&id],
+    )
+    .await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// Makes the next attempt of an event due now. False when it does not wait for one any more.
+pub async fn hurry(tx: &Transaction<'_>, id: &str) -> Result<bool, StoreError> {
+    const HURRY: &str = "
+        WITH event AS (
+            UPDATE webhook_events SET due_at = now(), rescue_from = now(), rescues = 0 WHERE id = $1 AND state = 'retrying'
+            RETURNING id
+        )
+        INSERT INTO outbox (event_id) SELECT id FROM event";
+    Ok(execute(tx, HURRY, &[&id]).await? == 1)
+}

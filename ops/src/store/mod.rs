@@ -1,0 +1,6 @@
+//! SQL of the commands.
+
+pub mod audit;
+pub mod catalogue;
+pub mod dead_letters;
+pub mod events;

@@ -1,0 +1,257 @@
+//! Publishes with confirms over one connection that a supervisor rebuilds. Never waits for the broker to come back:
+//! what cannot be published now stays in the outbox.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Confirmation, Connection};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{BrokerError, BrokerSettings, Message, Topology, within};
+use crate::backoff::Backoff;
+use crate::health::{BrokerState, Health, PROBE_INTERVAL, PROBE_TIMEOUT};
+use crate::lifecycle::sleep_unless;
+
+/// Unconfirmed publishes at a time: more adds latency, not throughput.
+const WINDOW: usize = 64;
+/// How long a publish may take, from asking to its confirm.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// After this many unanswered probes the connection is given up.
+const MAX_MISSED_PROBES: u32 = 5;
+
+/// Why a message was not confirmed. In each case it may still arrive: consumers must expect duplicates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// There is no connection now.
+    #[error("no connection")]
+    Disconnected,
+    /// A memory or disk alarm: the broker takes no publishes.
+    #[error("blocked by a broker alarm")]
+    Blocked,
+    /// No queue is bound for it.
+    #[error("returned as unroutable")]
+    Returned,
+    /// The queue refused it.
+    #[error("refused by the broker")]
+    Refused,
+    /// No confirm in time.
+    #[error("no confirm in time")]
+    TimedOut,
+    /// The connection failed while it was under way.
+    #[error("connection lost")]
+    Lost,
+}
+
+/// A handle to the publishing connection; clones share it.
+#[derive(Clone)]
+pub struct Publisher {
+    session: watch::Receiver<Option<Arc<Session>>>,
+}
+
+/// One connection's life.
+struct Session {
+    connection: Connection,
+    channel: Channel,
+    topology: Topology,
+    window: Semaphore,
+    /// A message came back. lapin may attach a return to another publish of the channel, so from then on none of this
+    /// session's confirms is trusted.
+    returned: AtomicBool,
+    failed: CancellationToken,
+}
+
+impl Publisher {
+    /// A publisher, and the supervisor that must be run for it.
+    pub fn new(
+        settings: BrokerSettings,
+        name: &'static str,
+        health: Health,
+        shutdown: CancellationToken,
+    ) -> (Self, impl Future<Output = ()>) {
+        let (sender, session) = watch::channel(None);
+        (
+            Self { session },
+            supervise(settings, name, health, sender, shutdown),
+        )
+    }
+
+    /// Whether a publish has a chance now.
+    pub fn is_connected(&self) -> bool {
+        self.session
+            .borrow()
+            .as_ref()
+            .is_some_and(|session| !session.connection.status().blocked())
+    }
+
+    /// Publishes persistently and `mandatory`, and waits for the broker's confirm.
+    pub async fn publish(&self, message: &Message) -> Result<(), PublishError> {
+        let session = self
+            .session
+            .borrow()
+            .clone()
+            .ok_or(PublishError::Disconnected)?;
+        if session.connection.status().blocked() {
+            return Err(PublishError::Blocked);
+        }
+        let result = tokio::time::timeout(PUBLISH_TIMEOUT, session.publish(message)).await;
+        let result = result.unwrap_or(Err(PublishError::TimedOut));
+        if matches!(result, Err(PublishError::Lost | PublishError::Returned)) {
+            session.failed.cancel();
+        }
+        result
+    }
+}
+
+impl Session {
+    async fn open(settings: &BrokerSettings, name: &str) -> Result<Self, BrokerError> {
+        let connection = settings.connect(name).await?;
+        let topology = settings.topology();
+        topology.declare(&connection).await?;
+        let channel = within(OPEN_TIMEOUT, connection.create_channel()).await?;
+        within(
+            OPEN_TIMEOUT,
+            channel.confirm_select(ConfirmSelectOptions::default()),
+        )
+        .await?;
+        Ok(Self {
+            connection,
+            channel,
+            topology,
+            window: Semaphore::new(WINDOW),
+            returned: AtomicBool::new(false),
+            failed: CancellationToken::new(),
+        })
+    }
+
+    async fn publish(&self, message: &Message) -> Result<(), PublishError> {
+        let _place = self
+            .window
+            .acquire()
+            .await
+            .map_err(|_| PublishError::Disconnected)?;
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..Default::default()
+        };
+        let (exchange, key) = (
+            self.topology.events.clone(),
+            message.event_type.as_str().into(),
+        );
+        let confirm = self
+            .channel
+            .basic_publish(
+                exchange,
+                key,
+                options,
+                &message.body(),
+                message.properties(),
+            )
+            .await
+            .map_err(|_| PublishError::Lost)?;
+        match confirm.await {
+            Ok(Confirmation::Ack(None)) if !self.returned.load(Ordering::Acquire) => Ok(()),
+            Ok(Confirmation::Ack(_)) => {
+                self.returned.store(true, Ordering::Release);
+                Err(PublishError::Returned)
+            }
+            Ok(Confirmation::Nack(_)) => Err(PublishError::Refused),
+            Ok(Confirmation::NotRequested) | Err(_) => Err(PublishError::Lost),
+        }
+    }
+
+    /// Returns when the session is of no more use.
+    async fn watch(&self, health: &Health) {
+        let mut missed = 0;
+        while self.connection.status().connected() && missed < MAX_MISSED_PROBES {
+            if self.connection.status().blocked() {
+                health.set_broker(BrokerState::Blocked);
+            } else if self.answers().await {
+                missed = 0;
+                health.set_broker(BrokerState::Up);
+            } else if !self.connection.status().blocked() {
+                missed += 1;
+                health.set_broker(BrokerState::Down);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PROBE_INTERVAL) => {}
+                () = self.failed.cancelled() => return,
+            }
+        }
+    }
+
+    /// Asks the broker for the queue, on a channel of its own: where it is gone, the topology is declared anew.
+    async fn answers(&self) -> bool {
+        let asked = async {
+            let channel = within(PROBE_TIMEOUT, self.connection.create_channel()).await?;
+            let passive = QueueDeclareOptions {
+                passive: true,
+                ..Default::default()
+            };
+            let queue = channel.queue_declare(
+                self.topology.fulfillment.clone(),
+                passive,
+                FieldTable::default(),
+            );
+            within(PROBE_TIMEOUT, queue).await?;
+            within(PROBE_TIMEOUT, channel.close(200, "asked".into())).await
+        };
+        matches!(tokio::time::timeout(PROBE_TIMEOUT, asked).await, Ok(Ok(())))
+    }
+}
+
+async fn supervise(
+    settings: BrokerSettings,
+    name: &'static str,
+    health: Health,
+    sender: watch::Sender<Option<Arc<Session>>>,
+    shutdown: CancellationToken,
+) {
+    let mut backoff = Backoff::reconnect();
+    loop {
+        let opened = tokio::select! {
+            opened = Session::open(&settings, name) => opened,
+            () = shutdown.cancelled() => return,
+        };
+        match opened {
+            Ok(session) => {
+                let session = Arc::new(session);
+                health.set_broker(BrokerState::Up);
+                sender.send_replace(Some(session.clone()));
+                let opened_at = tokio::time::Instant::now();
+                tokio::select! {
+                    () = session.watch(&health) => {}
+                    () = shutdown.cancelled() => {}
+                }
+                sender.send_replace(None);
+                close(&session).await;
+                if shutdown.is_cancelled() {
+                    return;
+                }
+                // A session that fails at once must not be rebuilt in a tight loop.
+                if opened_at.elapsed() > Duration::from_secs(10) {
+                    backoff.reset();
+                }
+            }
+            Err(error) => warn!(%error, connection = name, "cannot connect to the broker"),
+        }
+        health.set_broker(BrokerState::Down);
+        if !sleep_unless(&shutdown, backoff.next_delay()).await {
+            return;
+        }
+    }
+}
+
+async fn close(session: &Session) {
+    // Best effort: the broker may be gone.
+    let _ = within(
+        Duration::from_secs(1),
+        session.connection.close(200, "bye".into()),
+    )
+    .await;
+}

@@ -1,0 +1,225 @@
+//! Connections to PostgreSQL: pools, session settings, and which errors mean that the database is away.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use deadpool_postgres::{
+    GenericClient, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError,
+    RecyclingMethod, Runtime, Timeouts,
+};
+use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{NoTls, Row};
+
+/// How a pool behaves.
+pub struct PoolSettings {
+    /// Shown in `pg_stat_activity`.
+    pub application_name: &'static str,
+    /// Connections at the most.
+    pub size: usize,
+    /// How long to wait for a free connection, and for a new one to be made.
+    pub wait: Duration,
+    /// How long one statement may run.
+    pub statement_timeout: Duration,
+}
+
+/// How long a statement waits for a lock.
+const LOCK_TIMEOUT_MS: u32 = 2_000;
+/// How long a transaction may idle: a frozen process loses its locks after this.
+const IDLE_IN_TRANSACTION_TIMEOUT_MS: u32 = 15_000;
+
+/// A pool; it connects when first used.
+pub fn pool(database: &tokio_postgres::Config, settings: &PoolSettings) -> Pool {
+    let mut config = database.clone();
+    config
+        .application_name(settings.application_name)
+        .connect_timeout(settings.wait)
+        .tcp_user_timeout(Duration::from_secs(5))
+        .keepalives_idle(Duration::from_secs(5))
+        .keepalives_interval(Duration::from_secs(2))
+        .keepalives_retries(3)
+        .target_session_attrs(TargetSessionAttrs::ReadWrite);
+    let manager = Manager::from_config(
+        config,
+        NoTls,
+        ManagerConfig {
+            recycling_method: RecyclingMethod::Fast,
+        },
+    );
+    let session = session_settings(settings.statement_timeout);
+    let prepare_session = Hook::async_fn(move |client, _| {
+        let session = session.clone();
+        Box::pin(async move {
+            client
+                .batch_execute(&session)
+                .await
+                .map_err(HookError::Backend)
+        })
+    });
+    Pool::builder(manager)
+        .max_size(settings.size)
+        .runtime(Runtime::Tokio1)
+        .timeouts(Timeouts {
+            wait: Some(settings.wait),
+            create: Some(settings.wait),
+            recycle: Some(settings.wait),
+        })
+        .post_create(prepare_session)
+        .build()
+        .unwrap_or_else(|_| unreachable!("a pool with a runtime builds"))
+}
+
+/// A 200 promises a durable commit, so a server or role that turns `synchronous_commit` off is overruled.
+fn session_settings(statement_timeout: Duration) -> String {
+    format!(
+        "SET statement_timeout = {}; SET lock_timeout = {LOCK_TIMEOUT_MS}; \
+         SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_TIMEOUT_MS}; \
+         SELECT set_config('synchronous_commit', 'on', false) \
+         WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')",
+        statement_timeout.as_millis()
+    )
+}
+
+/// Why a query gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database is away, read-only, shutting down or out of resources: the same query may succeed later.
+    #[error("database unavailable: {0}")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A deadlock, a serialization failure or a lock that took too long: the same transaction may succeed at once.
+    #[error("database conflict: {}", describe(.0))]
+    Conflict(#[source] tokio_postgres::Error),
+    /// The database refused this query.
+    #[error("database error: {}", describe(.0))]
+    Query(#[source] tokio_postgres::Error),
+    /// A row was not as this program keeps it.
+    #[error("unexpected row: {0}")]
+    Rejected(&'static str),
+}
+
+impl StoreError {
+    /// It took longer than its bound.
+    pub fn timed_out() -> Self {
+        Self::Unavailable("no answer in time".into())
+    }
+
+    /// Whether the database is away rather than the query wrong.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.code() {
+            Some(code) if is_away(code) => Self::Unavailable(describe(&error).into()),
+            Some(code) if is_conflict(code) => Self::Conflict(error),
+            Some(_) => Self::Query(error),
+            None if lost_connection(&error) => Self::Unavailable(Box::new(error)),
+            None => Self::Query(error),
+        }
+    }
+}
+
+impl From<PoolError> for StoreError {
+    fn from(error: PoolError) -> Self {
+        match error {
+            PoolError::Backend(error) => Self::Unavailable(describe(&error).into()),
+            PoolError::PostCreateHook(HookError::Backend(error)) => {
+                Self::Unavailable(describe(&error).into())
+            }
+            other => Self::Unavailable(Box::new(other)),
+        }
+    }
+}
+
+/// The server's own words: `tokio_postgres` prints only "db error". Never the detail line, which holds row values.
+fn describe(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => format!("{} ({})", db.message(), db.code().code()),
+        None => match error.source() {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        },
+    }
+}
+
+/// Connection exceptions, operator intervention (but a cancelled statement), insufficient resources, system errors,
+/// and a primary that became read-only.
+fn is_away(code: &SqlState) -> bool {
+    let class = &code.code()[..2];
+    matches!(class, "08" | "53" | "58")
+        || (class == "57" && *code != SqlState::QUERY_CANCELED)
+        || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+        || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+}
+
+fn is_conflict(code: &SqlState) -> bool {
+    [
+        SqlState::T_R_SERIALIZATION_FAILURE,
+        SqlState::T_R_DEADLOCK_DETECTED,
+        SqlState::LOCK_NOT_AVAILABLE,
+    ]
+    .contains(code)
+}
+
+fn lost_connection(error: &tokio_postgres::Error) -> bool {
+    error.is_closed()
+        || error
+            .source()
+            .is_some_and(|source| source.is::<std::io::Error>())
+}
+
+/// A pooled connection, within `limit`: the pool's own time-outs do not cover the settings of a new session.
+async fn get(pool: &Pool, limit: Duration) -> Result<Object, StoreError> {
+    let got = tokio::time::timeout(limit, pool.get()).await;
+    Ok(got.map_err(|_| StoreError::timed_out())??)
+}
+
+/// Runs `work` with a pooled connection, for `limit` at the most, after as long a wait for the connection. A connection that did not answer, or whose server is
+/// away, is dropped, not pooled again.
+pub async fn with_client<T>(
+    pool: &Pool,
+    limit: Duration,
+    work: impl AsyncFnOnce(&mut Object) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let mut client = get(pool, limit).await?;
+    let result = tokio::time::timeout(limit, work(&mut client))
+        .await
+        .unwrap_or_else(|_| Err(StoreError::timed_out()));
+    if result.as_ref().is_err_and(StoreError::is_unavailable) {
+        drop(Object::take(client));
+    }
+    result
+}
+
+/// Runs a statement that is prepared once per connection, and gives its rows.
+pub async fn query(
+    client: &impl GenericClient,
+    sql: &str,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, StoreError> {
+    let statement = client.prepare_cached(sql).await?;
+    Ok(client.query(&statement, params).await?)
+}
+
+/// Runs a statement that is prepared once per connection, and gives its row, if there is one.
+pub async fn query_opt(
+    client: &impl GenericClient,
+    sql: &str,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Option<Row>, StoreError> {
+    let statement = client.prepare_cached(sql).await?;
+    Ok(client.query_opt(&statement, params).await?)
+}
+
+/// Runs a statement that is prepared once per connection, and gives the number of rows it touched.
+pub async fn execute(
+    client: &impl GenericClient,
+    sql: &str,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<u64, StoreError> {
+    let statement = client.prepare_cached(sql).await?;
+    Ok(client.execute(&statement, params).await?)
+}

@@ -1,0 +1,141 @@
+//! What a service knows of the services it depends on, asked afresh every second.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::database::{StoreError, with_client};
+use crate::lifecycle::sleep_unless;
+
+/// How often each dependency is asked. With [`PROBE_TIMEOUT`], a loss shows within 3 s.
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an answer may take.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The state of the broker as seen from one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum BrokerState {
+    /// No usable connection.
+    Down = 0,
+    /// The broker accepts no publishes for now: a memory or disk alarm.
+    Blocked = 1,
+    /// It answers.
+    Up = 2,
+}
+
+/// Shared by everything in a process that learns or tells its health.
+#[derive(Clone, Default)]
+pub struct Health(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    database_up: AtomicBool,
+    broker: AtomicU8,
+    consumer_lost: AtomicBool,
+    draining: AtomicBool,
+}
+
+impl Health {
+    /// Notes whether the database takes writes.
+    pub fn set_database(&self, up: bool) {
+        if self.0.database_up.swap(up, Ordering::Relaxed) != up {
+            if up {
+                info!("database is up")
+            } else {
+                warn!("database is down")
+            }
+        }
+    }
+
+    /// Notes the broker's state.
+    pub fn set_broker(&self, state: BrokerState) {
+        if self.0.broker.swap(state as u8, Ordering::Relaxed) != state as u8 {
+            match state {
+                BrokerState::Up => info!("broker is up"),
+                BrokerState::Blocked => warn!("broker accepts no publishes: memory or disk alarm"),
+                BrokerState::Down => warn!("broker is down"),
+            }
+        }
+    }
+
+    /// Notes whether a consumer has its queue. A service without one never says so.
+    pub fn set_consuming(&self, consuming: bool) {
+        self.0.consumer_lost.store(!consuming, Ordering::Relaxed);
+    }
+
+    /// Notes that the service takes no more work.
+    pub fn set_draining(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the database took a probe last time.
+    pub fn database_is_up(&self) -> bool {
+        self.0.database_up.load(Ordering::Relaxed)
+    }
+
+    /// The broker's state as last seen.
+    pub fn broker(&self) -> BrokerState {
+        match self.0.broker.load(Ordering::Relaxed) {
+            2 => BrokerState::Up,
+            1 => BrokerState::Blocked,
+            _ => BrokerState::Down,
+        }
+    }
+
+    /// Whether everything is there.
+    pub fn is_ready(&self) -> bool {
+        let working = !self.0.draining.load(Ordering::Relaxed)
+            && !self.0.consumer_lost.load(Ordering::Relaxed);
+        self.database_is_up() && self.broker() == BrokerState::Up && working
+    }
+
+    /// What `/readyz` tells.
+    pub fn report(&self) -> serde_json::Value {
+        let broker = match self.broker() {
+            BrokerState::Up if self.0.consumer_lost.load(Ordering::Relaxed) => "not consuming",
+            BrokerState::Up => "up",
+            BrokerState::Blocked => "blocked",
+            BrokerState::Down => "down",
+        };
+        json!({
+            "ready": self.is_ready(),
+            "database": if self.database_is_up() { "up" } else { "down" },
+            "broker": broker,
+            "draining": self.0.draining.load(Ordering::Relaxed),
+        })
+    }
+}
+
+/// Asks the database every second whether it takes writes. `pool` must be one of its own: the work's pool may be busy
+/// without the database being away.
+pub async fn watch_database(pool: Pool, health: Health, shutdown: CancellationToken) {
+    loop {
+        let answer = with_client(&pool, PROBE_TIMEOUT, probe).await;
+        health.set_database(matches!(answer, Ok(true)));
+        if !sleep_unless(&shutdown, PROBE_INTERVAL).await {
+            return;
+        }
+    }
+}
+
+/// A primary that was demoted answers, but takes no writes: its connection is dropped, so that the next one finds the
+/// new primary.
+async fn probe(client: &mut deadpool_postgres::Object) -> Result<bool, StoreError> {
+    let row = client
+        .query_one(
+            "SELECT NOT current_setting('transaction_read_only')::boolean",
+            &[],
+        )
+        .await?;
+    if row.get(0) {
+        Ok(true)
+    } else {
+        Err(StoreError::Unavailable("read-only".into()))
+    }
+}

@@ -1,0 +1,119 @@
+//! An HTTP/1.1 listener on bare hyper: bounded connections, a time-out for headers, and a drain.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// A whole answer.
+pub type Answer = Response<Full<Bytes>>;
+
+/// The bounds of a listener.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    /// Connections at a time; more wait in the kernel's backlog.
+    pub max_connections: usize,
+    /// How long the headers of a request may take, and how long a connection may idle between requests.
+    pub header_timeout: Duration,
+    /// How long requests in flight may take to end once the listener stops.
+    pub drain: Duration,
+}
+
+/// The largest header section, in bytes.
+const MAX_HEADER_BYTES: usize = 32 * 1024;
+
+/// Serves until `shutdown`, then drains.
+pub async fn serve<H, F>(
+    listener: TcpListener,
+    limits: Limits,
+    shutdown: CancellationToken,
+    handle: H,
+) where
+    H: Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    let graceful = GracefulShutdown::new();
+    let slots = Arc::new(Semaphore::new(limits.max_connections));
+    loop {
+        let (stream, peer, slot) = tokio::select! {
+            next = next_connection(&listener, &slots) => next,
+            () = shutdown.cancelled() => break,
+        };
+        let handle = handle.clone();
+        let service = service_fn(move |request| {
+            let answer = handle(peer, request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_timeout)
+            .max_buf_size(MAX_HEADER_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "connection ended");
+            }
+            drop(slot);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(limits.drain, graceful.shutdown())
+        .await
+        .is_err()
+    {
+        warn!("requests were still in flight when the drain ended");
+    }
+}
+
+async fn next_connection(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit) {
+    let slot = slots
+        .clone()
+        .acquire_owned()
+        .await
+        .unwrap_or_else(|_| unreachable!("the semaphore is never closed"));
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                // An answer is one small segment: waiting to fill it would only add latency.
+                let _ = stream.set_nodelay(true);
+                return (stream, peer, slot);
+            }
+            // Out of file descriptors, or the peer left: a short pause keeps the loop from spinning.
+            Err(error) => {
+                warn!(%error, "accept failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// An answer with a JSON body.
+pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    with_type(status, body, HeaderValue::from_static("application/json"))
+}
+
+/// An answer with a body of a type.
+pub fn with_type(status: StatusCode, body: impl Into<Bytes>, content_type: HeaderValue) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, content_type);
+    answer
+}

@@ -1,0 +1,17 @@
+//! What more than one of Tollgate's programs needs: settings, start and stop, the database, the broker, signatures,
+//! and the order domain. It knows nothing of HTTP routes, handlers or commands.
+
+pub mod admin;
+pub mod backoff;
+pub mod broker;
+pub mod database;
+pub mod health;
+pub mod http;
+pub mod lifecycle;
+pub mod migrations;
+pub mod money;
+pub mod orders;
+pub mod settings;
+pub mod signature;
+pub mod telemetry;
+pub mod trace_context;

@@ -1,0 +1,111 @@
+//! The schema: applied by `ops migrate`, checked by every service before it works.
+
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, GenericClient};
+
+mod embedded {
+    refinery::embed_migrations!("../migrations");
+}
+
+const ROLES: &str = include_str!("../../migrations/roles.sql");
+/// Two migrations at once wait for each other on this advisory lock.
+const LOCK_KEY: i64 = 0x746f_6c6c_6761_7465;
+
+/// Why the schema is not as it must be.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// The schema lacks migrations that this program needs.
+    #[error("the database lacks the migrations {}: run `ops migrate` with this version first", .0.join(", "))]
+    Pending(Vec<String>),
+    /// A migration could not be applied.
+    #[error("migration failed: {}", describe(.0))]
+    Failed(#[from] refinery::Error),
+    /// The database did not answer.
+    #[error(transparent)]
+    Store(#[from] crate::database::StoreError),
+}
+
+/// refinery's own text is followed by the server's words only in the source.
+fn describe(error: &refinery::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+impl From<tokio_postgres::Error> for MigrationError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// Fails with [`MigrationError::Pending`] unless every migration of this program is applied. Newer ones are fine: during
+/// a rolling upgrade the schema is ahead of the older program.
+pub async fn require_current(client: &impl GenericClient) -> Result<(), MigrationError> {
+    let applied = applied_versions(client).await?;
+    let runner = embedded::migrations::runner();
+    let pending: Vec<String> = runner
+        .get_migrations()
+        .iter()
+        .filter(|migration| !applied.contains(&i64::from(migration.version())))
+        .map(ToString::to_string)
+        .collect();
+    if pending.is_empty() {
+        Ok(())
+    } else {
+        Err(MigrationError::Pending(pending))
+    }
+}
+
+async fn applied_versions(client: &impl GenericClient) -> Result<Vec<i64>, MigrationError> {
+    match client
+        .query("SELECT version::bigint FROM refinery_schema_history", &[])
+        .await
+    {
+        Ok(rows) => Ok(rows.iter().map(|row| row.get(0)).collect()),
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What `migrate` did.
+pub struct Migrated {
+    /// The migrations that were applied now, in order.
+    pub applied: Vec<String>,
+    /// Whether the roles and their grants are in place; else the user may not create roles.
+    pub roles: bool,
+}
+
+/// Applies what is pending, then the roles and their grants.
+pub async fn migrate(client: &mut Client) -> Result<Migrated, MigrationError> {
+    client
+        .batch_execute("SET lock_timeout = '60s'; SET statement_timeout = 0")
+        .await?;
+    client
+        .execute("SELECT pg_advisory_lock($1)", &[&LOCK_KEY])
+        .await?;
+    let result = apply(client).await;
+    // The lock ends with the session at the latest: an error here must not hide the one that matters.
+    let unlock = client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK_KEY]);
+    let _ = unlock.await;
+    result
+}
+
+async fn apply(client: &mut Client) -> Result<Migrated, MigrationError> {
+    let report = embedded::migrations::runner().run_async(client).await?;
+    let applied = report
+        .applied_migrations()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let roles = match client.batch_execute(ROLES).await {
+        Ok(()) => true,
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => false,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Migrated { applied, roles })
+}

@@ -1,0 +1,43 @@
+//! Mails, queued in the transaction of the effect that they tell of.
+
+use deadpool_postgres::Transaction;
+use tokio_postgres::types::Json;
+
+use super::super::{Notice, NoticeItem, NoticeKind, Order};
+use crate::database::{StoreError, execute, query};
+
+/// What any mail about an order tells.
+pub async fn notice(tx: &Transaction<'_>, order: &Order) -> Result<Notice, StoreError> {
+    const ITEMS: &str = "
+        SELECT product.name, item.quantity FROM order_items item JOIN products product ON product.id = item.product_id
+        WHERE item.order_id = $1 ORDER BY product.id";
+    let rows = query(tx, ITEMS, &[&order.id]).await?;
+    let items = rows.iter().map(|row| NoticeItem {
+        name: row.get(0),
+        quantity: row.get(1),
+    });
+    Ok(Notice {
+        items: items.collect(),
+        ..Notice::about(order.id.clone(), &order.amount)
+    })
+}
+
+/// Queues a mail; once per order, kind and key.
+pub async fn queue_mail(
+    tx: &Transaction<'_>,
+    order: &Order,
+    kind: NoticeKind,
+    key: &str,
+    notice: &Notice,
+) -> Result<(), StoreError> {
+    const QUEUE: &str = "
+        INSERT INTO emails (order_id, kind, key, recipient, content) VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT (coalesce(order_id, ''), kind, key) DO NOTHING";
+    execute(
+        tx,
+        QUEUE,
+        &[&order.id, &kind.as_str(), &key, &order.email, &Json(notice)],
+    )
+    .await?;
+    Ok(())
+}

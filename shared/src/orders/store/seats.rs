@@ -1,0 +1,282 @@
+//! Seats: granted within the capacity, given back, held for a while, offered to the waitlist. Every change of a
+//! registration is made under the lock of its product's seats.
+
+use std::time::Duration;
+
+use deadpool_postgres::Transaction;
+use jiff::Timestamp;
+
+use super::super::{NoticeKind, NoticeTicket, Order};
+use super::notices::{notice, queue_mail};
+use super::{SeatTimes, find_for_update};
+use crate::database::{StoreError, execute, query, query_opt};
+use crate::orders::store::OrderKey;
+
+/// Offers made in one transaction; the next round makes more.
+const MOST_OFFERS: usize = 100;
+
+/// Locks the seats of every product of an order, in one order for all.
+async fn lock(tx: &Transaction<'_>, order_id: &str) -> Result<Vec<String>, StoreError> {
+    const LOCK: &str = "
+        SELECT product_id, pg_advisory_xact_lock(hashtextextended(product_id, 1))::text
+        FROM (SELECT DISTINCT product_id FROM registrations WHERE order_id = $1 ORDER BY product_id) seats";
+    Ok(query(tx, LOCK, &[&order_id])
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect())
+}
+
+/// What came of an order to be granted.
+pub enum Granted {
+    /// All of it, with these tickets.
+    Everything(Vec<NoticeTicket>),
+    /// Nothing, and why.
+    Nothing(&'static str),
+}
+
+/// Every seat of the order becomes active and gets one ticket, if all of them are there; every course is granted to the
+/// buyer once.
+pub async fn grant(tx: &Transaction<'_>, order: &Order) -> Result<Granted, StoreError> {
+    if order.user_id.is_none() && has_courses(tx, &order.id).await? {
+        return Ok(Granted::Nothing(
+            "paid, but its course has no account to belong to",
+        ));
+    }
+    const LACKING: &str = "
+        SELECT FROM (SELECT product_id, count(*) AS seats FROM registrations
+            WHERE order_id = $1 AND status <> 'active' GROUP BY product_id) wanted
+        JOIN products product ON product.id = wanted.product_id
+        WHERE product.capacity < wanted.seats + (
+            SELECT count(*) FROM registrations taken WHERE taken.product_id = product.id
+                AND (taken.status = 'active' OR (taken.status = 'offered' AND taken.order_id <> $1)))
+        LIMIT 1";
+    const ACTIVATE: &str = "
+        UPDATE registrations registration SET status = 'active', offered_until = NULL FROM products product
+        WHERE order_id = $1 AND status <> 'active' AND product.id = product_id
+        RETURNING registration.id, product.name";
+    const ISSUE: &str = "
+        INSERT INTO tickets (registration_id, order_id, code)
+        SELECT seat.registration_id, $1, seat.code FROM unnest($2::bigint[], $3::text[]) AS seat (registration_id, code)";
+    const GRANT_COURSES: &str = "
+        INSERT INTO course_purchases (user_id, course_id, order_id)
+        SELECT $2, item.product_id, $1 FROM order_items item JOIN products product ON product.id = item.product_id
+        WHERE item.order_id = $1 AND product.kind = 'course'
+        ON CONFLICT (user_id, course_id) DO NOTHING";
+    lock(tx, &order.id).await?;
+    if query_opt(tx, LACKING, &[&order.id]).await?.is_some() {
+        return Ok(Granted::Nothing("paid, but the seats are gone"));
+    }
+    let seats = query(tx, ACTIVATE, &[&order.id]).await?;
+    let ticket = |name| NoticeTicket {
+        name,
+        code: ticket_code(),
+    };
+    let tickets: Vec<NoticeTicket> = seats.iter().map(|seat| ticket(seat.get(1))).collect();
+    if !tickets.is_empty() {
+        let seats: Vec<i64> = seats.iter().map(|seat| seat.get(0)).collect();
+        let codes: Vec<&str> = tickets.iter().map(|ticket| ticket.code.as_str()).collect();
+        execute(tx, ISSUE, &[&order.id, &seats, &codes]).await?;
+    }
+    if let Some(user_id) = &order.user_id {
+        lock_courses(tx, user_id).await?;
+        execute(tx, GRANT_COURSES, &[&order.id, user_id]).await?;
+    }
+    Ok(Granted::Everything(tickets))
+}
+
+/// Shops may write orders of their own: not every one went through the check of a cart.
+async fn has_courses(tx: &Transaction<'_>, order_id: &str) -> Result<bool, StoreError> {
+    const COURSES: &str = "
+        SELECT FROM order_items item JOIN products product ON product.id = item.product_id
+        WHERE item.order_id = $1 AND product.kind = 'course' LIMIT 1";
+    Ok(query_opt(tx, COURSES, &[&order_id]).await?.is_some())
+}
+
+/// The order's seats are free, its tickets void, its courses gone; whoever waits for such seats gets an offer.
+pub async fn give_back(
+    tx: &Transaction<'_>,
+    order_id: &str,
+    offer: Duration,
+) -> Result<(), StoreError> {
+    const CANCEL: &str = "
+        UPDATE registrations SET status = 'cancelled', offered_until = NULL
+        WHERE order_id = $1 AND status <> 'cancelled'";
+    const VOID: &str =
+        "UPDATE tickets SET status = 'void' WHERE order_id = $1 AND status <> 'void'";
+    let products = lock(tx, order_id).await?;
+    execute(tx, CANCEL, &[&order_id]).await?;
+    execute(tx, VOID, &[&order_id]).await?;
+    take_courses(tx, order_id).await?;
+    for product in &products {
+        offer_free_seats(tx, product, offer).await?;
+    }
+    Ok(())
+}
+
+/// Two orders of one buyer may be about the same course. Locked after the seats; what follows sees what was committed.
+async fn lock_courses(tx: &Transaction<'_>, user_id: &str) -> Result<(), StoreError> {
+    const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1, 2))";
+    execute(tx, LOCK, &[&user_id]).await?;
+    Ok(())
+}
+
+/// The order's courses are taken back, unless the buyer paid for them with another order too.
+async fn take_courses(tx: &Transaction<'_>, order_id: &str) -> Result<(), StoreError> {
+    const BUYER: &str = "SELECT user_id FROM orders WHERE id = $1 AND user_id IS NOT NULL";
+    const TAKE: &str =
+        "DELETE FROM course_purchases WHERE order_id = $1 RETURNING user_id, course_id";
+    const KEEP: &str = "
+        INSERT INTO course_purchases (user_id, course_id, order_id)
+        SELECT other.user_id, item.product_id, other.id
+        FROM orders other JOIN order_items item ON item.order_id = other.id
+        WHERE other.user_id = $1 AND item.product_id = $2 AND other.status = 'paid' AND other.id <> $3
+        LIMIT 1 ON CONFLICT (user_id, course_id) DO NOTHING";
+    let Some(buyer) = query_opt(tx, BUYER, &[&order_id]).await? else {
+        return Ok(());
+    };
+    lock_courses(tx, buyer.get(0)).await?;
+    for row in query(tx, TAKE, &[&order_id]).await? {
+        let (user_id, course_id): (String, String) = (row.get(0), row.get(1));
+        execute(tx, KEEP, &[&user_id, &course_id, &order_id]).await?;
+    }
+    Ok(())
+}
+
+/// Offers free seats to the waitlist, first come first served, whole orders only. The product's seats are locked.
+async fn offer_free_seats(
+    tx: &Transaction<'_>,
+    product_id: &str,
+    offer: Duration,
+) -> Result<(), StoreError> {
+    const OFFER: &str = "
+        WITH first AS (
+            SELECT order_id, count(*) AS seats FROM registrations WHERE product_id = $1 AND status = 'waitlisted'
+            GROUP BY order_id ORDER BY min(id) LIMIT 1
+        )
+        UPDATE registrations registration
+        SET status = 'offered', offered_until = now() + make_interval(secs => $2)
+        FROM first, products product
+        WHERE product.id = $1 AND registration.order_id = first.order_id AND registration.product_id = $1
+            AND registration.status = 'waitlisted'
+            AND (product.capacity IS NULL OR product.capacity >= first.seats + (
+                SELECT count(*) FROM registrations taken
+                WHERE taken.product_id = $1 AND taken.status IN ('pending', 'active', 'offered')))
+        RETURNING registration.order_id, registration.offered_until";
+    for _ in 0..MOST_OFFERS {
+        let offered = query(tx, OFFER, &[&product_id, &offer.as_secs_f64()]).await?;
+        let Some(seat) = offered.first() else {
+            return Ok(());
+        };
+        tell_offer(tx, seat.get(0), product_id, seat.get(1)).await?;
+    }
+    Ok(())
+}
+
+/// The order is read without a lock: only its registrations change, which are under the lock of their seats.
+async fn tell_offer(
+    tx: &Transaction<'_>,
+    order_id: &str,
+    product_id: &str,
+    until: Timestamp,
+) -> Result<(), StoreError> {
+    const ORDER: &str = "SELECT id, status, user_id, email, amount_cents, currency, unfulfillable FROM orders WHERE id = $1";
+    let row = query_opt(tx, ORDER, &[&order_id]).await?;
+    let row = row.ok_or(StoreError::Rejected("a registration without its order"))?;
+    let order = super::order(&row, order_id.to_owned(), &[]);
+    let mut notice = notice(tx, &order).await?;
+    notice.until = Some(until.strftime("%Y-%m-%d %H:%M UTC").to_string());
+    let key = format!("{product_id}:{}", until.as_second());
+    queue_mail(tx, &order, NoticeKind::SeatOffered, &key, &notice).await
+}
+
+/// Gives back the seats of one order whose hold is over. False when there is none.
+pub async fn end_hold(tx: &Transaction<'_>, times: SeatTimes) -> Result<bool, StoreError> {
+    const OVER: &str = "
+        UPDATE orders SET held_until = NULL WHERE id = (
+            SELECT id FROM orders WHERE held_until < now() ORDER BY held_until LIMIT 1
+            FOR NO KEY UPDATE SKIP LOCKED)
+        RETURNING id";
+    let Some(row) = query_opt(tx, OVER, &[]).await? else {
+        return Ok(false);
+    };
+    give_back(tx, row.get(0), times.offer).await?;
+    Ok(true)
+}
+
+/// Passes on one offer that was not taken. False when there is none.
+pub async fn end_offer(tx: &Transaction<'_>, times: SeatTimes) -> Result<bool, StoreError> {
+    const OVER: &str = "
+        SELECT order_id, product_id FROM registrations WHERE status = 'offered' AND offered_until < now()
+        ORDER BY offered_until LIMIT 1";
+    const CANCEL: &str = "
+        UPDATE registrations SET status = 'cancelled', offered_until = NULL
+        WHERE order_id = $1 AND product_id = $2 AND status = 'offered' AND offered_until < now()";
+    let Some(row) = query_opt(tx, OVER, &[]).await? else {
+        return Ok(false);
+    };
+    let (order_id, product_id): (String, String) = (row.get(0), row.get(1));
+    // The order first: its payment may be on its way in.
+    find_for_update(
+        tx,
+        &OrderKey {
+            ids: vec![order_id.clone()],
+            references: Vec::new(),
+        },
+    )
+    .await?;
+    lock(tx, &order_id).await?;
+    execute(tx, CANCEL, &[&order_id, &product_id]).await?;
+    offer_free_seats(tx, &product_id, times.offer).await?;
+    Ok(true)
+}
+
+/// Offers free seats of one product that has them and a waitlist, as after its capacity was raised. False when there is
+/// none, or what is free does not suffice for the first in line.
+pub async fn offer_left_over(tx: &Transaction<'_>, times: SeatTimes) -> Result<bool, StoreError> {
+    const LEFT_OVER: &str = "
+        WITH first AS (
+            SELECT DISTINCT ON (product_id) product_id, order_id FROM registrations WHERE status = 'waitlisted'
+            ORDER BY product_id, id
+        )
+        SELECT product.id FROM first JOIN products product ON product.id = first.product_id
+        WHERE product.capacity IS NULL OR product.capacity >= (
+            SELECT count(*) FROM registrations seat WHERE seat.product_id = product.id
+                AND (seat.status IN ('pending', 'active', 'offered')
+                    OR (seat.status = 'waitlisted' AND seat.order_id = first.order_id)))
+        LIMIT 1";
+    const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1, 1))";
+    let Some(row) = query_opt(tx, LEFT_OVER, &[]).await? else {
+        return Ok(false);
+    };
+    let product_id: String = row.get(0);
+    execute(tx, LOCK, &[&product_id]).await?;
+    offer_free_seats(tx, &product_id, times.offer).await?;
+    Ok(true)
+}
+
+/// 125 random bits in groups that people can read out.
+fn ticket_code() -> String {
+    const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    let random: [u8; 25] = rand::random();
+    let letter = |byte: &u8| char::from(ALPHABET[usize::from(byte % 32)]);
+    let letters: Vec<char> = random.iter().map(letter).collect();
+    letters
+        .chunks(5)
+        .map(String::from_iter)
+        .collect::<Vec<_>>()
+        .join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticket_codes_are_readable_and_do_not_repeat() {
+        let codes: std::collections::HashSet<String> = (0..10_000).map(|_| ticket_code()).collect();
+        assert_eq!(codes.len(), 10_000);
+        let readable = |code: &String| code.split('-').all(|group| group.len() == 5);
+        assert!(codes.iter().all(|code| code.len() == 29 && readable(code)));
+    }
+}

@@ -1,0 +1,19 @@
+//! Tollgate as its users meet it: real PostgreSQL, RabbitMQ, HTTP and SMTP, both services, the real commands.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod architecture;
+mod config;
+mod faults;
+mod fulfillment;
+mod gateway;
+mod mail;
+mod migrations;
+mod ops;
+mod permutations;
+mod processes;
+mod roles;
+mod signatures;
+mod subscriptions;
+mod telemetry;
+mod worker;

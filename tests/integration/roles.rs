@@ -1,0 +1,80 @@
+//! What each database role may do, and what not.
+
+use harness::TestBed;
+use tokio_postgres::NoTls;
+use tokio_postgres::error::SqlState;
+
+async fn denied(url: &str, statements: &[&str]) {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    for statement in statements {
+        let error = client.batch_execute(statement).await.expect_err(statement);
+        assert_eq!(
+            error.code(),
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE),
+            "{statement}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_gateway_cannot_read_bodies_forge_states_or_touch_orders() {
+    let bed = TestBed::new().await;
+    denied(
+        &bed.gateway_url(),
+        &[
+            "SELECT body FROM event_payloads",
+            "SELECT state FROM webhook_events",
+            "INSERT INTO webhook_events (id, type, state) VALUES ('evt_1', 'a', 'processed')",
+            "UPDATE webhook_events SET state = 'processed'",
+            "UPDATE webhook_events SET id = 'x'",
+            "DELETE FROM webhook_events",
+            "UPDATE event_payloads SET body = ''",
+            "SELECT event_id FROM outbox",
+            "SELECT * FROM orders",
+            "INSERT INTO event_attempts (event_id, number) VALUES ('evt_1', 1)",
+            "SELECT * FROM dead_letters",
+            "SELECT * FROM audit_log",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn the_worker_cannot_change_bodies_history_or_the_audit_log() {
+    let bed = TestBed::new().await;
+    denied(
+        &bed.worker_url(),
+        &[
+            "UPDATE event_payloads SET body = ''",
+            "INSERT INTO webhook_events (id, type) VALUES ('evt_1', 'a')",
+            "DELETE FROM webhook_events",
+            "UPDATE webhook_events SET budget_from = 0",
+            "UPDATE event_attempts SET outcome = 'processed'",
+            "DELETE FROM event_attempts",
+            "DELETE FROM dead_letters",
+            "INSERT INTO audit_log (actor, action, reason) VALUES ('a', 'b', 'c')",
+            "DELETE FROM orders",
+            "UPDATE products SET unit_amount_cents = 0",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn operators_cannot_rewrite_history_or_effects() {
+    let bed = TestBed::new().await;
+    denied(
+        &bed.ops_url(),
+        &[
+            "UPDATE audit_log SET actor = 'someone else'",
+            "DELETE FROM audit_log",
+            "TRUNCATE audit_log",
+            "UPDATE event_payloads SET body = ''",
+            "DELETE FROM event_attempts",
+            "UPDATE orders SET status = 'paid'",
+            "UPDATE tickets SET status = 'valid'",
+        ],
+    )
+    .await;
+}

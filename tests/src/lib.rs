@@ -1,0 +1,21 @@
+//! The harness of the integration tests: a database and broker names per test, the real services from their libraries
+//! on port 0 or as processes, a client that signs like Stripe, a mail server, and a proxy that cuts connections.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a harness that cannot go on fails its test"
+)]
+
+mod bed;
+pub mod binaries;
+pub mod broker;
+mod eventually;
+mod proxy;
+mod services;
+pub mod smtp;
+pub mod stripe;
+
+pub use bed::TestBed;
+pub use eventually::eventually;
+pub use proxy::Proxy;
+pub use services::{RunningGateway, RunningWorker, SEAT_TIMES};

@@ -1,0 +1,190 @@
+//! The worker's settings. The only module that knows their names.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use lettre::AsyncSmtpTransport;
+use lettre::Tokio1Executor;
+use lettre::message::Mailbox;
+use shared::orders::store::SeatTimes;
+use shared::settings::{
+    Check, Problems, ServiceArgs, ServiceSettings, address, boolean, count, duration,
+};
+
+use crate::decision::Policy;
+use crate::mail::Outlet;
+
+/// Fulfills events: consumes the queue, runs handlers, sends mails, relays and rescues messages. Run as many as wanted.
+#[derive(Parser)]
+#[command(name = "worker", version)]
+pub struct Args {
+    #[command(flatten)]
+    service: ServiceArgs,
+    /// Which mode this installation serves: events of the other one are stored and ignored
+    #[arg(long, env = "STRIPE_LIVEMODE", default_value = "false")]
+    livemode: String,
+    /// Address for /livez, /readyz and /metrics
+    #[arg(long, env = "WORKER_ADMIN_LISTEN", default_value = "127.0.0.1:9081")]
+    admin_listen: String,
+    /// Events handled at a time; also how many messages the broker hands over in advance
+    #[arg(long, env = "WORKER_CONCURRENCY", default_value = "8")]
+    concurrency: String,
+    /// Attempts before an event is dead
+    #[arg(long, env = "WORKER_MAX_ATTEMPTS", default_value = "12")]
+    max_attempts: String,
+    /// Longest wait before the second attempt; doubles with each further one
+    #[arg(long, env = "WORKER_BACKOFF_BASE", default_value = "1s")]
+    backoff_base: String,
+    /// Longest wait between attempts
+    #[arg(long, env = "WORKER_BACKOFF_MAX", default_value = "10m")]
+    backoff_max: String,
+    /// An event that is not final this long after its message went out is published again
+    #[arg(long, env = "RESCUE_AFTER", default_value = "5m")]
+    rescue_after: String,
+    /// How long seats are kept after a failed payment
+    #[arg(long, env = "SEAT_HOLD", default_value = "30m")]
+    seat_hold: String,
+    /// How long a free seat is kept for the first of the waitlist
+    #[arg(long, env = "SEAT_OFFER", default_value = "24h")]
+    seat_offer: String,
+    /// Mail server, e.g. smtp://user:password@host:587?tls=required; without it mails are written to MAIL_DIR
+    #[arg(long, env = "SMTP_URL", hide_env_values = true)]
+    smtp_url: Option<String>,
+    /// Directory for .eml files where SMTP_URL is not set
+    #[arg(long, env = "MAIL_DIR", default_value = "mail")]
+    mail_dir: PathBuf,
+    /// Sender of all mails
+    #[arg(
+        long,
+        env = "MAIL_FROM",
+        default_value = "Tollgate <no-reply@localhost>"
+    )]
+    mail_from: String,
+}
+
+/// The worker's settings, parsed.
+pub struct Config {
+    /// Database, broker, logs.
+    pub service: ServiceSettings,
+    /// The mode served.
+    pub livemode: bool,
+    /// Admin address.
+    pub admin_listen: SocketAddr,
+    /// Events handled at a time.
+    pub concurrency: u16,
+    /// When to retry, when to give up.
+    pub policy: Policy,
+    /// When a message counts as lost.
+    pub rescue_after: Duration,
+    /// How long seats wait.
+    pub seat_times: SeatTimes,
+    /// Where mails go.
+    pub outlet: Outlet,
+    /// Who sends them.
+    pub mail_from: Mailbox,
+}
+
+impl Config {
+    /// Reads arguments and environment; `--help`, `--version` and unknown arguments end the process.
+    pub fn from_environment() -> Result<Self, Problems> {
+        Self::from_args(&Args::parse())
+    }
+
+    /// Checks every setting, and reports every problem at once.
+    pub fn from_args(args: &Args) -> Result<Self, Problems> {
+        let mut check = Check::default();
+        let service = args.service.parse(&mut check);
+        let livemode = check.value("STRIPE_LIVEMODE", &args.livemode, boolean);
+        let admin_listen = check.value("WORKER_ADMIN_LISTEN", &args.admin_listen, address);
+        let concurrency = check.value("WORKER_CONCURRENCY", &args.concurrency, count(1));
+        let policy = policy(args, &mut check);
+        let rescue_after = check.value("RESCUE_AFTER", &args.rescue_after, duration);
+        let hold = check.value("SEAT_HOLD", &args.seat_hold, duration);
+        let offer = check.value("SEAT_OFFER", &args.seat_offer, duration);
+        let outlet = match args
+            .smtp_url
+            .as_deref()
+            .filter(|url| !url.trim().is_empty())
+        {
+            Some(url) => check.value("SMTP_URL", url, smtp),
+            None => Some(Outlet::Directory(args.mail_dir.clone())),
+        };
+        let mail_from = check.value("MAIL_FROM", &args.mail_from, |raw| {
+            raw.parse().map_err(|_| {
+                format!("must be an address such as Shop <shop@example.com>, not `{raw}`")
+            })
+        });
+        let config = || {
+            Some(Self {
+                service: service?,
+                livemode: livemode?,
+                admin_listen: admin_listen?,
+                concurrency: concurrency?,
+                policy: policy?,
+                rescue_after: rescue_after?,
+                seat_times: SeatTimes {
+                    hold: hold?,
+                    offer: offer?,
+                },
+                outlet: outlet?,
+                mail_from: mail_from?,
+            })
+        };
+        check.finish(config())
+    }
+}
+
+fn policy(args: &Args, check: &mut Check) -> Option<Policy> {
+    let max_attempts = check.value("WORKER_MAX_ATTEMPTS", &args.max_attempts, count(1));
+    let base = check.value("WORKER_BACKOFF_BASE", &args.backoff_base, duration);
+    let longest = check.value("WORKER_BACKOFF_MAX", &args.backoff_max, duration);
+    let (max_attempts, backoff_base, backoff_max) = (max_attempts?, base?, longest?);
+    Some(Policy {
+        max_attempts,
+        backoff_base,
+        backoff_max,
+    })
+}
+
+/// The message never repeats the URL: it may hold a password.
+fn smtp(raw: &str) -> Result<Outlet, String> {
+    let transport = AsyncSmtpTransport::<Tokio1Executor>::from_url(raw).map_err(|_| {
+        "is not a mail server's URL (smtp://user:password@host:587?tls=required)".to_owned()
+    })?;
+    Ok(Outlet::Smtp(
+        transport.timeout(Some(Duration::from_secs(10))).build(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_is_named_at_once_without_a_password() {
+        let args = [
+            "worker",
+            "--livemode=maybe",
+            "--concurrency=0",
+            "--backoff-base=0s",
+            "--smtp-url=http://user:hunter2@mail",
+            "--mail-from=nobody",
+        ];
+        let problems = Config::from_args(&Args::try_parse_from(args).unwrap())
+            .err()
+            .unwrap()
+            .to_string();
+        for name in [
+            "STRIPE_LIVEMODE",
+            "WORKER_CONCURRENCY",
+            "WORKER_BACKOFF_BASE",
+            "SMTP_URL",
+            "MAIL_FROM",
+        ] {
+            assert!(problems.contains(name), "{problems}");
+        }
+        assert!(!problems.contains("hunter2"), "{problems}");
+    }
+}

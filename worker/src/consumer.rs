@@ -1,0 +1,268 @@
+//! Consumes both queues over one connection of its own, and rebuilds it for ever. A message is acknowledged after the
+//! commit of what came of it, never before.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions,
+};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Channel, Connection, Consumer};
+use shared::backoff::Backoff;
+use shared::broker::{BrokerError, BrokerSettings, Message, within};
+use shared::database::StoreError;
+use shared::health::Health;
+use shared::lifecycle::sleep_unless;
+use shared::trace_context::TraceContext;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, debug, info_span, warn};
+
+use crate::processor::{Handled, Processor};
+use crate::recorder::Recorder;
+
+const CONNECTION_NAME: &str = "tollgate-worker-consume";
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long events in flight may take to end once the worker stops.
+const DRAIN: Duration = Duration::from_secs(15);
+
+/// An event that loses the connection, or does not get its locks, this often while the database is up does it by itself:
+/// the recorder counts that as a failed attempt.
+const MAX_STRIKES: u32 = 20;
+
+/// Hands messages to the processor and to the recorder.
+pub struct ConsumerLoop {
+    /// Where to consume.
+    pub broker: BrokerSettings,
+    /// Events handled at a time, and messages taken in advance.
+    pub concurrency: u16,
+    /// For the work queue.
+    pub processor: Arc<Processor>,
+    /// For the dead-letter queue.
+    pub recorder: Arc<Recorder>,
+    /// Told whether the queue is being consumed.
+    pub health: Health,
+}
+
+/// Events in work, of this connection and of earlier ones.
+struct InFlight {
+    places: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+/// What to tell the broker about a message.
+enum Verdict {
+    /// It is dealt with.
+    Ack,
+    /// The dead-letter queue keeps it.
+    DeadLetter,
+    /// Nothing: it goes to another worker when this one's connection ends.
+    Keep,
+}
+
+impl ConsumerLoop {
+    /// Consumes until `shutdown`, then lets the events in flight end.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let this = Arc::new(self);
+        let in_flight = InFlight {
+            places: Arc::new(Semaphore::new(this.concurrency.into())),
+            tasks: TaskTracker::new(),
+        };
+        let mut backoff = Backoff::reconnect();
+        while !shutdown.is_cancelled() {
+            this.health.set_consuming(false);
+            let opened = tokio::select! {
+                opened = this.open() => opened,
+                () = shutdown.cancelled() => break,
+            };
+            match opened {
+                Ok((connection, mut work, mut dead)) => {
+                    this.health.set_consuming(true);
+                    let opened_at = Instant::now();
+                    this.consume(&mut work, &mut dead, &in_flight, &shutdown)
+                        .await;
+                    if shutdown.is_cancelled() {
+                        work.cancel().await;
+                        dead.cancel().await;
+                        drain(&in_flight.tasks).await;
+                    }
+                    let close = connection.close(200, "bye".into());
+                    let _ = within(Duration::from_secs(1), close).await;
+                    // A queue that ends at once must not be opened in a tight loop.
+                    if opened_at.elapsed() > Duration::from_secs(10) {
+                        backoff.reset();
+                    }
+                }
+                Err(error) => warn!(%error, "cannot consume"),
+            }
+            if !shutdown.is_cancelled() {
+                sleep_unless(&shutdown, backoff.next_delay()).await;
+            }
+        }
+        // Of an earlier connection, if the broker was away when the worker was stopped.
+        drain(&in_flight.tasks).await;
+    }
+
+    async fn open(&self) -> Result<(Connection, Subscription, Subscription), BrokerError> {
+        let connection = self.broker.connect(CONNECTION_NAME).await?;
+        let topology = self.broker.topology();
+        topology.declare(&connection).await?;
+        let work = Subscription::open(&connection, topology.fulfillment, self.concurrency).await?;
+        let dead = Subscription::open(&connection, topology.dead, 1).await?;
+        Ok((connection, work, dead))
+    }
+
+    /// Returns when the connection, a queue or the worker ends.
+    async fn consume(
+        self: &Arc<Self>,
+        work: &mut Subscription,
+        dead: &mut Subscription,
+        in_flight: &InFlight,
+        shutdown: &CancellationToken,
+    ) {
+        loop {
+            let (delivery, is_work) = tokio::select! {
+                delivery = work.messages.next() => (delivery, true),
+                delivery = dead.messages.next() => (delivery, false),
+                () = shutdown.cancelled() => return,
+            };
+            let delivery = match delivery {
+                Some(Ok(delivery)) => delivery,
+                Some(Err(error)) => return warn!(%error, "consuming ended"),
+                None => return warn!("consuming ended: the queue is gone or the broker cancelled"),
+            };
+            // Messages of an earlier connection may still be in work: together they stay within the concurrency. Dead
+            // letters come one at a time, and must not keep the work waiting.
+            let place = match is_work {
+                false => None,
+                true => tokio::select! {
+                    place = in_flight.places.clone().acquire_owned() => Some(place),
+                    () = shutdown.cancelled() => return,
+                },
+            };
+            let (this, shutdown) = (self.clone(), shutdown.clone());
+            in_flight.tasks.spawn(async move {
+                this.handle(delivery, is_work, &shutdown).await;
+                drop(place);
+            });
+        }
+    }
+
+    async fn handle(&self, delivery: Delivery, is_work: bool, shutdown: &CancellationToken) {
+        let trace = Message::read_trace(&delivery.properties);
+        let message_id = delivery
+            .properties
+            .message_id()
+            .as_ref()
+            .map(ShortString::as_str);
+        let span = info_span!("process", message_id);
+        trace.adopt(&span);
+        let verdict = async {
+            let trace = trace.continued();
+            self.until_recorded(&delivery, is_work, &trace, shutdown)
+                .await
+        }
+        .instrument(span)
+        .await;
+        // An answer that does not reach the broker only means that the message comes again, to no effect.
+        let told = match verdict {
+            Verdict::Ack => delivery.ack(BasicAckOptions::default()).await,
+            Verdict::DeadLetter => delivery.reject(BasicRejectOptions { requeue: false }).await,
+            Verdict::Keep => return,
+        };
+        if let Err(error) = told {
+            debug!(%error, "the message will come again");
+        }
+    }
+
+    /// Holds the message while the database is away: no attempt is burnt, and nothing more is taken from the queue.
+    async fn until_recorded(
+        &self,
+        delivery: &Delivery,
+        is_work: bool,
+        trace: &TraceContext,
+        shutdown: &CancellationToken,
+    ) -> Verdict {
+        let mut backoff = Backoff::reconnect();
+        let mut strikes = 0;
+        loop {
+            let handled = if is_work {
+                match Message::read_event_id(&delivery.data) {
+                    Ok(event_id) => self.processor.process(&event_id, trace).await,
+                    Err(_) => return Verdict::DeadLetter,
+                }
+            } else {
+                self.recorder.record(&delivery.data, trace).await
+            };
+            match handled {
+                Ok(Handled::Attempted | Handled::NotDue) => return Verdict::Ack,
+                Ok(Handled::UnknownEvent) => return Verdict::DeadLetter,
+                Ok(Handled::Busy) => {}
+                // Away, or a lock that took too long: the event waits, it did not fail.
+                Err(error @ (StoreError::Unavailable(_) | StoreError::Conflict(_))) => {
+                    debug!(%error, "holding a message");
+                    strikes = if self.health.database_is_up() {
+                        strikes + 1
+                    } else {
+                        0
+                    };
+                    if is_work && strikes >= MAX_STRIKES {
+                        warn!(%error, "the database is up, but not for this event");
+                        return Verdict::DeadLetter;
+                    }
+                }
+                Err(error) if is_work => {
+                    warn!(%error, "the attempt could not be recorded");
+                    return Verdict::DeadLetter;
+                }
+                Err(error) => warn!(%error, "the dead letter could not be recorded, trying again"),
+            }
+            if !sleep_unless(shutdown, backoff.next_delay()).await {
+                return Verdict::Keep;
+            }
+        }
+    }
+}
+
+/// A queue being consumed. Its channel closes when this is dropped: acknowledgements need it until the end.
+struct Subscription {
+    channel: Channel,
+    messages: Consumer,
+}
+
+impl Subscription {
+    async fn open(
+        connection: &Connection,
+        queue: ShortString,
+        prefetch: u16,
+    ) -> Result<Self, BrokerError> {
+        let channel = within(OPEN_TIMEOUT, connection.create_channel()).await?;
+        let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
+        within(OPEN_TIMEOUT, qos).await?;
+        let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+        let consume = channel.basic_consume(queue, "".into(), options, arguments);
+        let messages = within(OPEN_TIMEOUT, consume).await?;
+        Ok(Self { channel, messages })
+    }
+
+    /// Asks for no more messages; those in work can still be acknowledged.
+    async fn cancel(&self) {
+        let cancel = self
+            .channel
+            .basic_cancel(self.messages.tag(), BasicCancelOptions::default());
+        if let Err(error) = within(Duration::from_secs(1), cancel).await {
+            debug!(%error, "consumer not cancelled");
+        }
+    }
+}
+
+async fn drain(in_flight: &TaskTracker) {
+    in_flight.close();
+    if tokio::time::timeout(DRAIN, in_flight.wait()).await.is_err() {
+        warn!("events were still in work: other workers will take them");
+    }
+}

@@ -1,0 +1,248 @@
+//! The worker: fulfills events, once in effect. It consumes the queue and runs a handler per event in one transaction;
+//! beside it run the relay, the rescue, the dead-letter recorder and the mailer. Run as many workers as wanted.
+
+pub mod config;
+mod consumer;
+pub mod decision;
+pub mod event;
+mod fingerprint;
+pub mod handlers;
+pub mod mail;
+mod mailer;
+mod metrics;
+mod processor;
+mod recorder;
+mod relay;
+mod rescue;
+mod seats;
+mod store;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+use prometheus::Registry as MetricsRegistry;
+use shared::admin;
+use shared::broker::Publisher;
+use shared::database::{self, PoolSettings, StoreError, with_client};
+use shared::health::{Health, PROBE_INTERVAL, PROBE_TIMEOUT, watch_database};
+use shared::lifecycle::{Background, sleep_unless};
+use shared::migrations::{MigrationError, require_current};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::consumer::ConsumerLoop;
+use crate::handlers::Registry;
+use crate::mailer::Mailer;
+use crate::metrics::Metrics;
+use crate::processor::Processor;
+use crate::recorder::Recorder;
+use crate::relay::Relay;
+use crate::rescue::Rescue;
+use crate::seats::Seats;
+
+const APPLICATION: &str = "tollgate-worker";
+/// Connections beside those of the handlers: relay, rescue, recorder, mailer and seats.
+const HELPER_CONNECTIONS: usize = 5;
+const DATABASE_WAIT: Duration = Duration::from_secs(5);
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Why the worker cannot start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The schema is not this version's.
+    #[error(transparent)]
+    Schema(#[from] MigrationError),
+    /// The admin address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something that must run as long as the worker ended.
+    #[error("a background task ended by itself")]
+    TaskEnded,
+}
+
+/// A worker that does not work yet.
+pub struct Worker {
+    config: Config,
+    registry: Registry,
+    metrics: MetricsRegistry,
+    admin_listener: TcpListener,
+}
+
+impl Worker {
+    /// Binds the admin address.
+    pub async fn bind(
+        config: Config,
+        registry: Registry,
+        metrics: MetricsRegistry,
+    ) -> Result<Self, Fault> {
+        let address = config.admin_listen;
+        let admin_listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| Fault::Listen { address, source })?;
+        Ok(Self {
+            config,
+            registry,
+            metrics,
+            admin_listener,
+        })
+    }
+
+    /// Where `/readyz` is.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_listener
+            .local_addr()
+            .unwrap_or(self.config.admin_listen)
+    }
+
+    /// Works until `shutdown`, then drains. Waits for a database that is away; ends when the schema is too old.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Fault> {
+        info!(address = %self.admin_address(), livemode = self.config.livemode, "admin listener");
+        let Self {
+            config,
+            registry,
+            metrics,
+            admin_listener,
+        } = self;
+        let (health, mut background) = (Health::default(), Background::default());
+        let (token, probe_pool) = (background.token(), pool(&config, 1, PROBE_TIMEOUT));
+        health.set_consuming(false);
+        background.spawn(admin::serve(
+            admin_listener,
+            health.clone(),
+            metrics,
+            token.clone(),
+        ));
+        background.spawn(watch_database(probe_pool.clone(), health.clone(), token));
+        if !schema_is_current(&probe_pool, &shutdown).await? {
+            return Ok(());
+        }
+        let consumer = start(config, registry, &health, &mut background, &shutdown);
+        let announce = announce_drain(health, shutdown.clone());
+        let worked = tokio::select! {
+            (_, ()) = async { tokio::join!(announce, consumer.run(shutdown)) } => Ok(()),
+            () = background.one_ended() => Err(Fault::TaskEnded),
+        };
+        // Relay, rescue and mailer end between two rounds; what they leave, another worker takes.
+        background.stop(Duration::from_secs(5)).await;
+        worked
+    }
+}
+
+/// Starts everything that runs beside the consumer.
+fn start(
+    config: Config,
+    registry: Registry,
+    health: &Health,
+    background: &mut Background,
+    shutdown: &CancellationToken,
+) -> ConsumerLoop {
+    let (token, metrics) = (background.token(), Metrics::new());
+    let pool = pool(
+        &config,
+        usize::from(config.concurrency) + HELPER_CONNECTIONS,
+        DATABASE_WAIT,
+    );
+    let broker = config.service.broker;
+    let (publisher, supervisor) = Publisher::new(
+        broker.clone(),
+        "tollgate-worker-publish",
+        health.clone(),
+        token.clone(),
+    );
+    background.spawn(supervisor);
+    background.spawn(Relay::new(pool.clone(), publisher, metrics.clone()).run(token.clone()));
+    background
+        .spawn(Rescue::new(pool.clone(), config.rescue_after, metrics.clone()).run(token.clone()));
+    // Mails under way end while the events in flight do; no more are begun.
+    let mailer = Mailer::new(
+        pool.clone(),
+        config.outlet,
+        config.mail_from,
+        metrics.clone(),
+    );
+    let stop_mails = shutdown.clone();
+    background.spawn(async move {
+        mailer.run(stop_mails).await;
+        token.cancelled().await;
+    });
+    background.spawn(Seats::new(pool.clone(), config.seat_times).run(background.token()));
+    let processor = Processor {
+        pool: pool.clone(),
+        registry,
+        policy: config.policy,
+        livemode: config.livemode,
+        worker: worker_name(),
+        health: health.clone(),
+        metrics: metrics.clone(),
+    };
+    let processor = Arc::new(processor);
+    let recorder = Arc::new(Recorder::new(pool, processor.clone()));
+    ConsumerLoop {
+        broker,
+        concurrency: config.concurrency,
+        processor,
+        recorder,
+        health: health.clone(),
+    }
+}
+
+async fn announce_drain(health: Health, shutdown: CancellationToken) {
+    shutdown.cancelled().await;
+    health.set_draining();
+}
+
+fn pool(config: &Config, size: usize, wait: Duration) -> Pool {
+    let settings = PoolSettings {
+        application_name: APPLICATION,
+        size,
+        wait,
+        statement_timeout: STATEMENT_TIMEOUT,
+    };
+    database::pool(&config.service.database, &settings)
+}
+
+/// Waits for the database, then checks its schema; false when the worker is stopped meanwhile.
+async fn schema_is_current(pool: &Pool, shutdown: &CancellationToken) -> Result<bool, Fault> {
+    loop {
+        let checked = with_client(pool, PROBE_TIMEOUT, async |client| {
+            match require_current(&***client).await {
+                Err(MigrationError::Store(error)) => Err(error),
+                other => Ok(other),
+            }
+        });
+        match checked
+            .await
+            .map_err(|error: StoreError| MigrationError::Store(error))
+        {
+            Ok(Ok(())) => return Ok(true),
+            Ok(Err(pending)) => return Err(pending.into()),
+            Err(error) => warn!(%error, "waiting for the database"),
+        }
+        if !sleep_unless(shutdown, PROBE_INTERVAL).await {
+            return Ok(false);
+        }
+    }
+}
+
+/// Tells workers apart in the table of attempts: host and process.
+fn worker_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!(
+        "{}:{}",
+        if host.trim().is_empty() {
+            "worker"
+        } else {
+            host.trim()
+        },
+        std::process::id()
+    )
+}

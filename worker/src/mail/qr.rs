@@ -1,0 +1,69 @@
+//! A ticket's code as a QR picture. Pure.
+
+use png::{BitDepth, ColorType, Encoder, EncodingError};
+use qrcode::types::QrError;
+use qrcode::{Color, QrCode};
+
+/// A picture that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum QrPictureError {
+    /// The text is too long for a QR code.
+    #[error("QR code: {0}")]
+    Code(#[from] QrError),
+    /// The picture could not be written.
+    #[error("PNG: {0}")]
+    Picture(#[from] EncodingError),
+}
+
+/// Pixels per module.
+const SCALE: usize = 6;
+/// The quiet zone that scanners need, in modules (ISO/IEC 18004).
+const MARGIN: usize = 4;
+
+/// A text as a QR code: a PNG in black and white.
+pub fn picture(text: &str) -> Result<Vec<u8>, QrPictureError> {
+    let code = QrCode::new(text)?;
+    let modules = code.width();
+    let side = (modules + 2 * MARGIN) * SCALE;
+    let is_dark = |x: usize, y: usize| match (x.checked_sub(MARGIN), y.checked_sub(MARGIN)) {
+        (Some(x), Some(y)) if x < modules && y < modules => code[(x, y)] == Color::Dark,
+        _ => false,
+    };
+    let pixels: Vec<u8> = (0..side * side)
+        .map(|at| {
+            if is_dark(at % side / SCALE, at / side / SCALE) {
+                0
+            } else {
+                u8::MAX
+            }
+        })
+        .collect();
+    let mut file = Vec::new();
+    let side = u32::try_from(side).unwrap_or(u32::MAX);
+    let mut encoder = Encoder::new(&mut file, side, side);
+    encoder.set_color(ColorType::Grayscale);
+    encoder.set_depth(BitDepth::Eight);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(&pixels)?;
+    writer.finish()?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_is_a_png_of_modules_and_margin() {
+        let file = picture("ABCDE-FGHJK-MNPQR-STVWX-YZ012").unwrap();
+        let mut reader = png::Decoder::new(std::io::Cursor::new(file))
+            .read_info()
+            .unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        assert_eq!((info.width, info.height), (33 * 6, 33 * 6));
+        let pixel = |x: usize, y: usize| pixels[y * info.width as usize + x];
+        // The margin is light, the corner of the finder pattern dark.
+        assert_eq!((pixel(0, 0), pixel(23, 23), pixel(24, 24)), (255, 255, 0));
+    }
+}

@@ -1,0 +1,44 @@
+//! Starts the worker: settings, telemetry, run, exit code.
+
+use std::process::ExitCode;
+
+use shared::lifecycle::run_until_signal;
+use tokio_util::sync::CancellationToken;
+use worker::Worker;
+use worker::config::Config;
+
+fn main() -> ExitCode {
+    let config = match Config::from_environment() {
+        Ok(config) => config,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::from(2);
+        }
+    };
+    let telemetry = match shared::telemetry::start("worker", config.service.log_format) {
+        Ok(telemetry) => telemetry,
+        Err(problem) => {
+            eprintln!("error: {problem}");
+            return ExitCode::from(2);
+        }
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let metrics = telemetry.metrics.clone();
+    let shutdown = CancellationToken::new();
+    let code = runtime.block_on(run_until_signal(shutdown.clone(), async {
+        let registry = worker::handlers::registry(config.seat_times);
+        Worker::bind(config, registry, metrics)
+            .await?
+            .run(shutdown)
+            .await
+    }));
+    runtime.shutdown_background();
+    telemetry.stop();
+    code
+}

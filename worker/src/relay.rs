@@ -1,0 +1,119 @@
+//! The relay: publishes what is due in the outbox, which is every retry and replay, and whatever a gateway could not
+//! publish itself. Any number of workers relay at once.
+
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+use futures_util::future::join_all;
+use shared::broker::Publisher;
+use shared::database::{StoreError, with_client};
+use shared::lifecycle::sleep_unless;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::metrics::Metrics;
+use crate::store::outbox::{self, OutboxRow};
+
+const BATCH: usize = 64;
+const IDLE: Duration = Duration::from_millis(250);
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Moves messages from the outbox to the broker.
+pub struct Relay {
+    pool: Pool,
+    publisher: Publisher,
+    metrics: Metrics,
+}
+
+/// What one round did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Relayed {
+    /// Rows that were due.
+    pub claimed: usize,
+    /// Of them, rows whose message could not be published.
+    pub failed: usize,
+}
+
+impl Relay {
+    /// A relay.
+    pub fn new(pool: Pool, publisher: Publisher, metrics: Metrics) -> Self {
+        Self {
+            pool,
+            publisher,
+            metrics,
+        }
+    }
+
+    /// Relays until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        loop {
+            let pause = match self.run_once().await {
+                Ok(Relayed { failed, .. }) if failed > 0 => AFTER_FAILURE,
+                Ok(Relayed { claimed: BATCH, .. }) => Duration::ZERO,
+                Ok(_) => IDLE,
+                Err(error) => {
+                    debug!(%error, "the relay waits");
+                    AFTER_FAILURE
+                }
+            };
+            if !sleep_unless(&shutdown, pause).await {
+                return;
+            }
+        }
+    }
+
+    /// Publishes one batch. While the broker takes nothing, nothing is claimed.
+    pub async fn run_once(&self) -> Result<Relayed, StoreError> {
+        if !self.publisher.is_connected() {
+            return Ok(Relayed {
+                claimed: 0,
+                failed: 0,
+            });
+        }
+        let rows = with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
+            outbox::claim(client, BATCH as i64).await
+        })
+        .await?;
+        if rows.is_empty() {
+            return Ok(Relayed {
+                claimed: 0,
+                failed: 0,
+            });
+        }
+        let published = join_all(rows.iter().map(|row| self.publish(row))).await;
+        let ids = |wanted: bool| -> Vec<i64> {
+            rows.iter()
+                .zip(&published)
+                .filter(|(_, done)| **done == wanted)
+                .map(|(row, _)| row.id)
+                .collect()
+        };
+        let (done, failed) = (ids(true), ids(false));
+        with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
+            outbox::clear(client, &done).await?;
+            outbox::release(client, &failed).await
+        })
+        .await?;
+        self.metrics.relayed("confirmed", done.len());
+        self.metrics.relayed("failed", failed.len());
+        Ok(Relayed {
+            claimed: rows.len(),
+            failed: failed.len(),
+        })
+    }
+
+    /// True when the row is done with: published, or about an event that is final anyway.
+    async fn publish(&self, row: &OutboxRow) -> bool {
+        if !row.wanted {
+            return true;
+        }
+        match self.publisher.publish(&row.message).await {
+            Ok(()) => true,
+            Err(error) => {
+                warn!(event_id = row.message.event_id, %error, "not relayed, will be tried again");
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The worker's SQL, but for the order domain's.
+
+pub mod dead_letters;
+pub mod emails;
+pub mod events;
+pub mod mirrors;
+pub mod outbox;
