@@ -33,6 +33,9 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+/// How long a client may leave an answer unread.
+#[cfg(target_os = "linux")]
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest header section, in bytes.
 const MAX_HEADER_BYTES: usize = 32 * 1024;
 
@@ -92,8 +95,9 @@ async fn next_connection(
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                // An answer is one small segment: waiting to fill it would only add latency.
-                let _ = stream.set_nodelay(true);
+                if let Err(error) = prepare(&stream) {
+                    debug!(%error, "connection not prepared");
+                }
                 return (stream, peer, slot);
             }
             // Out of file descriptors, or the peer left: a short pause keeps the loop from spinning.
@@ -103,6 +107,15 @@ async fn next_connection(
             }
         }
     }
+}
+
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    // An answer is one small segment: waiting to fill it would only add latency.
+    stream.set_nodelay(true)?;
+    // Else a client that sends requests and never reads their answers would hold its slot for good.
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNREAD_TIMEOUT))?;
+    Ok(())
 }
 
 /// An answer with a JSON body.

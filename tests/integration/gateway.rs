@@ -323,6 +323,19 @@ async fn slow_clients_are_cut_off_at_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_client_that_never_reads_its_answers_is_cut_off() {
+    let bed = TestBed::new().await;
+    let gateway = RunningGateway::start(&bed, &[]).await;
+    let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+    let requests = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1_000);
+    // Until both sides' buffers are full, nothing fails; then the gateway gives up, and writing fails.
+    let writing = async { while stream.write_all(requests.as_bytes()).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(40), writing)
+        .await
+        .expect("the connection ends");
+}
+
+#[tokio::test]
 async fn an_event_whose_sender_left_is_stored_all_the_same() {
     let bed = TestBed::new().await;
     let gateway = RunningGateway::start(&bed, &[]).await;

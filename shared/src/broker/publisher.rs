@@ -185,10 +185,12 @@ impl Session {
         }
     }
 
-    /// Asks the broker for the queue, on a channel of its own: where it is gone, the topology is declared anew.
+    /// Asks the broker for the queue, on a channel of its own: where it is gone, the topology is declared anew. Then
+    /// publishes to nobody: under an alarm the broker blocks a connection only once it publishes.
     async fn answers(&self) -> bool {
         let asked = async {
             let channel = within(PROBE_TIMEOUT, self.connection.create_channel()).await?;
+            within(PROBE_TIMEOUT, channel.confirm_select(Default::default())).await?;
             let passive = QueueDeclareOptions {
                 passive: true,
                 ..Default::default()
@@ -199,6 +201,10 @@ impl Session {
                 FieldTable::default(),
             );
             within(PROBE_TIMEOUT, queue).await?;
+            let (to, nobody) = ("".into(), self.topology.nobody.clone());
+            let publish =
+                channel.basic_publish(to, nobody, Default::default(), b"", Default::default());
+            within(PROBE_TIMEOUT, async { publish.await?.await }).await?;
             within(PROBE_TIMEOUT, channel.close(200, "asked".into())).await
         };
         matches!(tokio::time::timeout(PROBE_TIMEOUT, asked).await, Ok(Ok(())))

@@ -24,6 +24,8 @@ pub struct Topology {
     pub dead_letter_exchange: ShortString,
     /// Quorum queue that the recorder drains.
     pub dead: ShortString,
+    /// A queue that does not exist: what is published to it only shows that the broker takes publishes.
+    pub nobody: ShortString,
 }
 
 impl Topology {
@@ -35,6 +37,7 @@ impl Topology {
             fulfillment: name("fulfillment"),
             dead_letter_exchange: name("stripe.events.dead"),
             dead: name("fulfillment.dead"),
+            nobody: name("nobody"),
         }
     }
 

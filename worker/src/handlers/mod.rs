@@ -189,13 +189,10 @@ impl Orders {
         if self.apply_if_known(tx, key, fact).await? {
             return Ok(Outcome::Processed);
         }
-        let named: Vec<&str> = key
-            .ids
-            .iter()
-            .chain(&key.references)
-            .map(String::as_str)
-            .collect();
-        let message = format!("no order is known by {}", named.join(", "));
+        // Not the values: errors are read by more people than bodies are.
+        let (ids, references) = (key.ids.len(), key.references.len());
+        let message =
+            format!("no order is known by the event's {ids} order ids and {references} references");
         Err(Failure::transient("order_not_found", message))
     }
 
