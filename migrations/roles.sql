@@ -21,10 +21,10 @@ GRANT SELECT ON refinery_schema_history TO tollgate_gateway, tollgate_worker, to
 
 -- gateway: stores events and outbox rows, counts duplicates, clears what it has published. It cannot read a body
 -- back, nor forge a state.
-GRANT INSERT (id, type, livemode, api_version, account, created_at), SELECT (id, deliveries), UPDATE (deliveries)
+GRANT INSERT (id, type, livemode, api_version, account, created_at, deliveries), SELECT (id, deliveries), UPDATE (deliveries)
     ON webhook_events TO tollgate_gateway;
 GRANT INSERT (event_id, body) ON event_payloads TO tollgate_gateway;
-GRANT INSERT (event_id, available_at, traceparent), SELECT (id), DELETE ON outbox TO tollgate_gateway;
+GRANT INSERT (event_id, available_at, traceparent), SELECT (id, event_id), DELETE ON outbox TO tollgate_gateway;
 
 -- worker: moves states, writes effects. It cannot change a body, an attempt or the audit log.
 GRANT SELECT ON webhook_events, event_payloads, event_attempts, dead_letters TO tollgate_worker;

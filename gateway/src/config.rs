@@ -52,8 +52,8 @@ pub struct Args {
     /// Connections at a time
     #[arg(long, env = "GATEWAY_MAX_CONNECTIONS", default_value = "4096")]
     max_connections: String,
-    /// Connections to the database
-    #[arg(long, env = "GATEWAY_DB_CONNECTIONS", default_value = "16")]
+    /// Connections that write events; three more do the rest
+    #[arg(long, env = "GATEWAY_DB_CONNECTIONS", default_value = "4")]
     db_connections: String,
     /// How long a request waits for the database before the answer becomes 503
     #[arg(long, env = "GATEWAY_DB_TIMEOUT", default_value = "2s")]
@@ -89,7 +89,7 @@ pub struct Config {
     pub invalid_per_minute: u32,
     /// Connections at a time.
     pub max_connections: usize,
-    /// Pool size.
+    /// Writers of events, a connection each.
     pub db_connections: usize,
     /// Longest wait for the database.
     pub db_timeout: Duration,

@@ -1,88 +1,110 @@
-//! Publishes what was just committed, beside the request: nobody waits for the broker. What fails here, or does not fit,
+//! Publishes what was just committed, beside the requests: nobody waits for the broker. What fails here, or does not fit,
 //! stays in the outbox for the workers' relay.
 
-use std::sync::Arc;
-
+use futures_util::future::join_all;
 use shared::broker::{Message, Publisher};
-use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::intake::Intake;
 use crate::metrics::Metrics;
-use crate::store::EventStore;
+use crate::store::OutboxStore;
 
-/// Publishes under way at a time; beyond it the relay takes over.
-const MAX_UNDER_WAY: usize = 1_024;
-/// Outbox rows cleared by one statement.
-const CLEAR_BATCH: usize = 256;
+/// Messages that may wait to be published; beyond it the relay takes over.
+const MAX_WAITING: usize = 4_096;
+/// Messages published at once, and outbox rows cleared by one statement.
+const MAX_BATCH: usize = 128;
+/// Batches under way: while one is being confirmed, the next is published.
+const LANES: usize = 2;
 
-/// Takes messages to publish.
+/// A committed event's message, and the outbox row that keeps it until the broker has it.
+pub struct Committed {
+    /// What to publish.
+    pub message: Message,
+    /// The row to clear then.
+    pub outbox_id: i64,
+}
+
+/// Takes messages to publish; clones share it.
 #[derive(Clone)]
 pub struct Dispatcher {
-    publisher: Publisher,
-    places: Arc<Semaphore>,
-    confirmed: mpsc::Sender<i64>,
+    intake: Intake<Committed>,
     tasks: TaskTracker,
     metrics: Metrics,
 }
 
 impl Dispatcher {
-    /// A dispatcher, and the task that clears outbox rows; the latter ends when the last dispatcher is gone.
-    pub fn new(
-        publisher: Publisher,
-        store: EventStore,
-        metrics: Metrics,
-    ) -> (Self, impl Future<Output = ()>) {
-        let (confirmed, receiver) = mpsc::channel(4 * MAX_UNDER_WAY);
-        let places = Arc::new(Semaphore::new(MAX_UNDER_WAY));
-        (
-            Self {
-                publisher,
-                places,
-                confirmed,
-                tasks: TaskTracker::new(),
-                metrics,
-            },
-            clear(store, receiver),
-        )
+    /// Starts publishing.
+    pub fn start(publisher: &Publisher, outbox: &OutboxStore, metrics: &Metrics) -> Self {
+        let (intake, tasks) = (Intake::new(MAX_WAITING), TaskTracker::new());
+        for _ in 0..LANES {
+            let lane = Lane {
+                intake: intake.clone(),
+                publisher: publisher.clone(),
+                outbox: outbox.clone(),
+                metrics: metrics.clone(),
+            };
+            tasks.spawn(lane.run());
+        }
+        Self {
+            intake,
+            tasks,
+            metrics: metrics.clone(),
+        }
     }
 
-    /// Publishes a committed event's message in the background.
-    pub fn dispatch(&self, message: Message, outbox_id: i64) {
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            self.metrics.published("skipped");
-            return;
-        };
-        let this = self.clone();
-        self.tasks.spawn(async move {
-            match this.publisher.publish(&message).await {
-                Ok(()) => {
-                    this.metrics.published("confirmed");
-                    // A full channel only means that the relay publishes once more.
-                    let _ = this.confirmed.try_send(outbox_id);
-                }
-                Err(error) => {
-                    this.metrics.published("failed");
-                    debug!(event_id = message.event_id, %error, "left to the relay");
-                }
-            }
-            drop(place);
-        });
+    /// Has a committed event's message published in the background.
+    pub fn dispatch(&self, committed: Committed) {
+        if !self.intake.offer(committed) {
+            self.metrics.published("skipped", 1);
+        }
     }
 
-    /// Waits for the publishes under way.
-    pub async fn drain(self) {
+    /// Takes no more messages, and waits for the publishes under way.
+    pub async fn drain(&self) {
+        self.intake.close();
         self.tasks.close();
         self.tasks.wait().await;
     }
 }
 
-async fn clear(store: EventStore, mut confirmed: mpsc::Receiver<i64>) {
-    let mut ids = Vec::with_capacity(CLEAR_BATCH);
-    while confirmed.recv_many(&mut ids, CLEAR_BATCH).await > 0 {
-        if let Err(error) = store.clear_outbox(&ids).await {
-            warn!(%error, rows = ids.len(), "outbox rows not cleared: the relay will publish them again");
+/// Publishes one batch after the other.
+struct Lane {
+    intake: Intake<Committed>,
+    publisher: Publisher,
+    outbox: OutboxStore,
+    metrics: Metrics,
+}
+
+impl Lane {
+    async fn run(self) {
+        loop {
+            let batch = self.intake.take(MAX_BATCH).await;
+            if batch.is_empty() {
+                return;
+            }
+            self.publish(&batch).await;
         }
-        ids.clear();
+    }
+
+    async fn publish(&self, batch: &[Committed]) {
+        let publishes = batch.iter().map(|row| self.publisher.publish(&row.message));
+        let results = join_all(publishes).await;
+        let mut confirmed = Vec::with_capacity(batch.len());
+        for (row, result) in batch.iter().zip(results) {
+            match result {
+                Ok(()) => confirmed.push(row.outbox_id),
+                Err(error) => debug!(event_id = row.message.event_id, %error, "left to the relay"),
+            }
+        }
+        self.metrics.published("confirmed", confirmed.len());
+        self.metrics
+            .published("failed", batch.len() - confirmed.len());
+        if confirmed.is_empty() {
+            return;
+        }
+        if let Err(error) = self.outbox.clear(&confirmed).await {
+            warn!(%error, rows = confirmed.len(), "outbox rows not cleared: the relay will publish them again");
+        }
     }
 }

@@ -5,10 +5,12 @@ mod client_limit;
 pub mod config;
 mod dispatch;
 mod envelope;
+mod intake;
 mod metrics;
 mod refusal;
 mod service;
 mod store;
+mod writer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,14 +20,13 @@ use deadpool_postgres::Pool;
 use prometheus::Registry;
 use shared::admin;
 use shared::broker::Publisher;
-use shared::database::{self, PoolSettings, StoreError, with_client};
+use shared::database::{self, Durability, PoolSettings, StoreError, with_client};
 use shared::health::{Health, PROBE_INTERVAL, PROBE_TIMEOUT, watch_database};
 use shared::http::Limits;
 use shared::lifecycle::{Background, sleep_unless};
 use shared::migrations::{MigrationError, require_current};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -35,9 +36,12 @@ use crate::config::{Config, SecretSource};
 use crate::dispatch::Dispatcher;
 use crate::metrics::Metrics;
 use crate::service::{Rules, Service};
-use crate::store::EventStore;
+use crate::store::{EventStore, OutboxStore};
+use crate::writer::Writers;
 
 const APPLICATION: &str = "tollgate-gateway";
+/// Connections that clear the outbox, one for each batch being published.
+const OUTBOX_CONNECTIONS: usize = 2;
 /// How long requests in flight may take once the gateway stops.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long publishes under way may take then: the relay has what is left.
@@ -80,6 +84,8 @@ impl Gateway {
             size: 1,
             wait: PROBE_TIMEOUT,
             statement_timeout: PROBE_TIMEOUT,
+            durability: Durability::Full,
+            generic_plans: true,
         };
         let probe_pool = database::pool(&config.service.database, &probe);
         match check_schema(&probe_pool).await {
@@ -136,7 +142,7 @@ impl Gateway {
             token.clone(),
         ));
         let (limits, secrets) = (limits(&config), config.secrets.clone());
-        let (service, clearer) = start(config, &health, &mut background);
+        let (service, writers, dispatcher) = start(config, &health, &mut background);
         background.spawn(reload_on_hangup(secrets, service.clone(), token.clone()));
         background.spawn(forget_calm_clients(service.clone(), token.clone()));
 
@@ -151,30 +157,31 @@ impl Gateway {
             () = background.one_ended() => Err(Fault::TaskEnded),
             fault = wrong_schema(probe_pool) => Err(fault.into()),
         };
-        if timeout(PUBLISH_DRAIN, service.drain()).await.is_err() {
+        let drain = async {
+            writers.drain().await;
+            dispatcher.drain().await;
+        };
+        if timeout(PUBLISH_DRAIN, drain).await.is_err() {
             warn!("publishes were still under way: the relay will publish them");
         }
-        drop(service);
         background.stop(Duration::from_secs(3)).await;
-        // The last dispatcher is gone with the service: what was confirmed is cleared, then the clearer ends.
-        let _ = timeout(Duration::from_secs(3), clearer).await;
         served
     }
 }
 
-/// Starts publishing, and makes the service that requests go to. The handle is that of the task that clears the outbox.
+/// Starts writing and publishing, and makes the service that requests go to.
 fn start(
     config: Config,
     health: &Health,
     background: &mut Background,
-) -> (Arc<Service>, JoinHandle<()>) {
-    let store = event_store(&config);
+) -> (Arc<Service>, Writers, Dispatcher) {
     let broker = config.service.broker.clone();
     let (publisher, supervisor) =
         Publisher::new(broker, APPLICATION, health.clone(), background.token());
     background.spawn(supervisor);
-    let (dispatcher, clearer) = Dispatcher::new(publisher, store.clone(), Metrics::new());
-    (service(config, store, dispatcher), tokio::spawn(clearer))
+    let dispatcher = Dispatcher::start(&publisher, &outbox_store(&config), &Metrics::new());
+    let writers = Writers::start(config.db_connections, &event_store(&config), &dispatcher);
+    (service(config, writers.clone()), writers, dispatcher)
 }
 
 async fn announce_drain(health: Health, shutdown: CancellationToken) {
@@ -182,7 +189,7 @@ async fn announce_drain(health: Health, shutdown: CancellationToken) {
     health.set_draining();
 }
 
-fn service(config: Config, store: EventStore, dispatcher: Dispatcher) -> Arc<Service> {
+fn service(config: Config, writers: Writers) -> Arc<Service> {
     let rules = Rules {
         webhook_paths: config.webhook_paths,
         max_body_bytes: config.max_body_bytes,
@@ -194,8 +201,7 @@ fn service(config: Config, store: EventStore, dispatcher: Dispatcher) -> Arc<Ser
         rules,
         config.keys,
         ClientLimit::new(config.invalid_per_minute),
-        store,
-        dispatcher,
+        writers,
     )
 }
 
@@ -208,17 +214,25 @@ fn limits(config: &Config) -> Limits {
 }
 
 fn event_store(config: &Config) -> EventStore {
+    let pool = pool(config, config.db_connections, Durability::Full);
+    EventStore::new(pool, config.db_timeout, config.outbox_grace)
+}
+
+fn outbox_store(config: &Config) -> OutboxStore {
+    let pool = pool(config, OUTBOX_CONNECTIONS, Durability::Deferred);
+    OutboxStore::new(pool, config.db_timeout)
+}
+
+fn pool(config: &Config, size: usize, durability: Durability) -> Pool {
     let settings = PoolSettings {
         application_name: APPLICATION,
-        size: config.db_connections,
+        size,
         wait: config.db_timeout,
         statement_timeout: config.db_timeout,
+        durability,
+        generic_plans: true,
     };
-    EventStore::new(
-        database::pool(&config.service.database, &settings),
-        config.db_timeout,
-        config.outbox_grace,
-    )
+    database::pool(&config.service.database, &settings)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Fault> {

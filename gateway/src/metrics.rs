@@ -41,8 +41,11 @@ impl Metrics {
         self.duration.record(took.as_secs_f64(), &[]);
     }
 
-    /// Counts a publish.
-    pub fn published(&self, result: &'static str) {
-        self.publishes.add(1, &[KeyValue::new("result", result)]);
+    /// Counts publishes.
+    pub fn published(&self, result: &'static str, count: usize) {
+        if count > 0 {
+            let label = [KeyValue::new("result", result)];
+            self.publishes.add(count as u64, &label);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Every answer but 200: what the sender learns, what the metrics count, and how loud the log is, in one place.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -59,7 +60,7 @@ pub enum Rejection {
 pub enum Unavailable {
     /// The database is away, read-only or too slow, or refused the write.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(Arc<StoreError>),
     /// As many requests as may wait for the database do so already.
     #[error("too many requests wait for the database")]
     TooManyWaiting,

@@ -9,25 +9,19 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::{Method, Request, StatusCode};
 use jiff::Timestamp;
-use serde_json::json;
-use shared::broker::Message;
+use serde::Serialize;
 use shared::http::{self, Answer};
 use shared::signature::{self, SignatureError, SigningKey};
 use shared::trace_context::TraceContext;
-use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
-use tokio_util::task::TaskTracker;
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, info_span};
 
 use crate::client_limit::ClientLimit;
-use crate::dispatch::Dispatcher;
 use crate::envelope::Envelope;
 use crate::metrics::Metrics;
 use crate::refusal::{Refusal, Rejection, Unavailable};
-use crate::store::{EventStore, Stored};
+use crate::writer::{Accepted, NewEvent, Writers};
 
-/// Requests that may wait for the database at a time.
-const MAX_WAITING: usize = 512;
 const HEALTH_PATH: &str = "/healthz";
 const SIGNATURE_HEADER: &str = "stripe-signature";
 
@@ -50,10 +44,7 @@ pub struct Service {
     rules: Rules,
     keys: RwLock<Arc<[SigningKey]>>,
     failures: ClientLimit,
-    store: EventStore,
-    dispatcher: Dispatcher,
-    waiting: Arc<Semaphore>,
-    persisting: TaskTracker,
+    writers: Writers,
     metrics: Metrics,
 }
 
@@ -63,20 +54,14 @@ impl Service {
         rules: Rules,
         keys: Vec<SigningKey>,
         failures: ClientLimit,
-        store: EventStore,
-        dispatcher: Dispatcher,
+        writers: Writers,
     ) -> Arc<Self> {
-        let waiting = Arc::new(Semaphore::new(MAX_WAITING));
-        let (persisting, metrics) = (TaskTracker::new(), Metrics::new());
         Arc::new(Self {
             rules,
             keys: RwLock::new(keys.into()),
             failures,
-            store,
-            dispatcher,
-            waiting,
-            persisting,
-            metrics,
+            writers,
+            metrics: Metrics::new(),
         })
     }
 
@@ -91,13 +76,6 @@ impl Service {
     /// Forgets clients that fail no more.
     pub fn forget_calm_clients(&self) {
         self.failures.forget_calm_clients();
-    }
-
-    /// Waits for what is being persisted and published.
-    pub async fn drain(&self) {
-        self.persisting.close();
-        self.persisting.wait().await;
-        self.dispatcher.clone().drain().await;
     }
 
     /// Answers a request.
@@ -122,8 +100,8 @@ impl Service {
         }
         let started = Instant::now();
         let (outcome, answer) = match self.accept(peer, request, started).await {
-            Ok((envelope, Stored::New { .. })) => ("accepted", accepted(&envelope.id, false)),
-            Ok((envelope, Stored::Duplicate)) => ("duplicate", accepted(&envelope.id, true)),
+            Ok(accepted) if accepted.duplicate => ("duplicate", received(&accepted)),
+            Ok(accepted) => ("accepted", received(&accepted)),
             Err(refusal) => (refusal.reason(), self.refuse(&refusal)),
         };
         self.metrics.answered(outcome, started.elapsed());
@@ -140,7 +118,7 @@ impl Service {
         peer: SocketAddr,
         request: Request<Incoming>,
         started: Instant,
-    ) -> Result<(Envelope, Stored), Refusal> {
+    ) -> Result<Accepted, Refusal> {
         let deadline = (started + self.rules.request_timeout).into();
         let (head, body) = request.into_parts();
         let body = timeout_at(deadline, self.read(body))
@@ -149,27 +127,19 @@ impl Service {
         self.verify(&head.headers, &body)
             .map_err(|cause| self.count_failure(peer, cause))?;
         let envelope = Envelope::read(&body).map_err(Rejection::InvalidPayload)?;
-        let place = self
-            .waiting
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| Unavailable::TooManyWaiting)?;
         let span =
             info_span!("webhook", event_id = %envelope.id, event_type = %envelope.event_type);
-        // hyper drops this future when the client leaves; the event must not be dropped with it.
-        let this = self.clone();
-        let persisting = self.persisting.spawn(
-            async move {
-                let stored = this.persist(&envelope, &body, started).await;
-                drop(place);
-                stored.map(|stored| (envelope, stored))
-            }
-            .instrument(span),
-        );
-        let persisted = timeout_at(deadline, persisting)
-            .await
-            .map_err(|_| Unavailable::Deadline)?;
-        Ok(persisted.map_err(|_| Unavailable::Interrupted)??)
+        let persist = async {
+            let event = NewEvent {
+                envelope,
+                body,
+                trace: TraceContext::current_or_new(),
+                started,
+            };
+            self.writers.persist(event).await
+        };
+        let persisted = timeout_at(deadline, persist.instrument(span)).await;
+        Ok(persisted.map_err(|_| Unavailable::Deadline)??)
     }
 
     async fn read(&self, body: Incoming) -> Result<Bytes, Rejection> {
@@ -211,42 +181,22 @@ impl Service {
             Err(retry_after) => Rejection::RateLimited { retry_after },
         }
     }
-
-    async fn persist(
-        &self,
-        envelope: &Envelope,
-        body: &[u8],
-        started: Instant,
-    ) -> Result<Stored, Unavailable> {
-        let trace = TraceContext::current_or_new();
-        let traceparent = trace.traceparent();
-        let stored = self.store.insert(envelope, body, &traceparent).await?;
-        info!(
-            event_id = envelope.id,
-            event_type = envelope.event_type,
-            duplicate = stored == Stored::Duplicate,
-            trace_id = trace.trace_id(),
-            took_us = started.elapsed().as_micros(),
-            "webhook accepted"
-        );
-        if let Stored::New { outbox_id } = stored {
-            let (event_id, event_type) = (envelope.id.clone(), envelope.event_type.clone());
-            self.dispatcher.dispatch(
-                Message {
-                    event_id,
-                    event_type,
-                    traceparent: Some(traceparent),
-                },
-                outbox_id,
-            );
-        }
-        Ok(stored)
-    }
 }
 
-fn accepted(event_id: &str, duplicate: bool) -> Answer {
-    http::json(
-        StatusCode::OK,
-        json!({ "received": true, "id": event_id, "duplicate": duplicate }).to_string(),
-    )
+/// What the sender of an accepted event learns.
+#[derive(Serialize)]
+struct Received<'a> {
+    received: bool,
+    id: &'a str,
+    duplicate: bool,
+}
+
+fn received(accepted: &Accepted) -> Answer {
+    let body = Received {
+        received: true,
+        id: &accepted.id,
+        duplicate: accepted.duplicate,
+    };
+    let body = serde_json::to_vec(&body).unwrap_or_else(|_| unreachable!("a string is JSON"));
+    http::json(StatusCode::OK, body)
 }

@@ -1,27 +1,32 @@
 //! The gateway's SQL. It runs under a role that can insert events and outbox rows, and little else.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
-use shared::database::{StoreError, execute, query_opt, with_client};
+use shared::database::{StoreError, execute, query, with_client};
 
 use crate::envelope::Envelope;
 
-/// Event, body and outbox row in one statement, so that one round trip and one commit make the event durable. A known
-/// id only counts as delivered once more: its count above one says so. `DO UPDATE` and not a second statement, because
-/// only it sees a row that another connection has just committed.
+/// Events, bodies and outbox rows in one statement, so that one round trip and one commit make a batch durable. A known
+/// id only counts as delivered once more: a count above what was given says so. `DO UPDATE` and not a second statement,
+/// because only it sees a row that another connection has just committed.
 const INSERT: &str = "
     WITH event AS (
-        INSERT INTO webhook_events (id, type, livemode, api_version, account, created_at)
-        VALUES ($1, $2, $3, $4, $5, $6)
-        ON CONFLICT (id) DO UPDATE SET deliveries = webhook_events.deliveries + 1
+        INSERT INTO webhook_events (id, type, livemode, api_version, account, created_at, deliveries)
+        SELECT * FROM unnest($1::text[], $2::text[], $3::boolean[], $4::text[], $5::text[], $6::timestamptz[], $7::integer[])
+        ON CONFLICT (id) DO UPDATE SET deliveries = webhook_events.deliveries + excluded.deliveries
         RETURNING id, deliveries
     ), payload AS (
-        INSERT INTO event_payloads (event_id, body) SELECT id, $7 FROM event WHERE deliveries = 1
+        INSERT INTO event_payloads (event_id, body)
+        SELECT id, body FROM unnest($1::text[], $7::integer[], $8::bytea[]) AS given (id, deliveries, body)
+        JOIN event USING (id, deliveries)
     )
     INSERT INTO outbox (event_id, available_at, traceparent)
-    SELECT id, now() + make_interval(secs => $8), $9 FROM event WHERE deliveries = 1
-    RETURNING id";
+    SELECT id, now() + make_interval(secs => $10), traceparent
+    FROM unnest($1::text[], $7::integer[], $9::text[]) AS given (id, deliveries, traceparent)
+    JOIN event USING (id, deliveries)
+    RETURNING event_id, id";
 
 /// Stores events.
 #[derive(Clone)]
@@ -29,6 +34,16 @@ pub struct EventStore {
     pool: Pool,
     timeout: Duration,
     outbox_grace: Duration,
+}
+
+/// An event to be stored.
+pub struct Row<'a> {
+    /// What was read of it.
+    pub envelope: &'a Envelope,
+    /// Its exact bytes.
+    pub body: &'a [u8],
+    /// The trace that its message continues.
+    pub traceparent: String,
 }
 
 /// What became of a webhook's event.
@@ -53,40 +68,86 @@ impl EventStore {
         }
     }
 
-    /// Stores the event with the exact bytes of its body. When this returns, the event is durable.
-    pub async fn insert(
+    /// Stores events with the exact bytes of their bodies, all or none, and says what became of each. Rows must be
+    /// sorted by id, so that two batches never wait for each other; of equal ids the first counts. When this returns,
+    /// the events are durable.
+    pub async fn insert(&self, rows: &[Row<'_>]) -> Result<Vec<Stored>, StoreError> {
+        let mut deliveries: Vec<i32> = Vec::with_capacity(rows.len());
+        let mut firsts: Vec<&Row> = Vec::with_capacity(rows.len());
+        for row in rows {
+            match (firsts.last(), deliveries.last_mut()) {
+                (Some(last), Some(count)) if last.envelope.id == row.envelope.id => *count += 1,
+                _ => {
+                    firsts.push(row);
+                    deliveries.push(1);
+                }
+            }
+        }
+        let mut new = self.insert_distinct(&firsts, &deliveries).await?;
+        let what = rows.iter().map(|row| {
+            new.remove(row.envelope.id.as_str())
+                .map_or(Stored::Duplicate, |outbox_id| Stored::New { outbox_id })
+        });
+        Ok(what.collect())
+    }
+
+    /// Outbox rows of the ids that were new.
+    async fn insert_distinct(
         &self,
-        envelope: &Envelope,
-        body: &[u8],
-        traceparent: &str,
-    ) -> Result<Stored, StoreError> {
+        rows: &[&Row<'_>],
+        deliveries: &[i32],
+    ) -> Result<HashMap<String, i64>, StoreError> {
+        let column = |read: fn(&Envelope) -> Option<&str>| -> Vec<Option<&str>> {
+            rows.iter().map(|row| read(row.envelope)).collect()
+        };
+        let ids = column(|envelope| Some(&envelope.id));
+        let types = column(|envelope| Some(&envelope.event_type));
+        let api_versions = column(|envelope| envelope.api_version.as_deref());
+        let accounts = column(|envelope| envelope.account.as_deref());
+        let livemodes: Vec<_> = rows.iter().map(|row| row.envelope.livemode).collect();
+        let created_at: Vec<_> = rows.iter().map(|row| row.envelope.created_at).collect();
+        let bodies: Vec<_> = rows.iter().map(|row| row.body).collect();
+        let traceparents: Vec<_> = rows.iter().map(|row| row.traceparent.as_str()).collect();
         let grace = self.outbox_grace.as_secs_f64();
-        let row = with_client(&self.pool, self.timeout, async |client| {
-            query_opt(
+        let new = with_client(&self.pool, self.timeout, async |client| {
+            query(
                 client,
                 INSERT,
                 &[
-                    &envelope.id,
-                    &envelope.event_type,
-                    &envelope.livemode,
-                    &envelope.api_version,
-                    &envelope.account,
-                    &envelope.created_at,
-                    &body,
+                    &ids,
+                    &types,
+                    &livemodes,
+                    &api_versions,
+                    &accounts,
+                    &created_at,
+                    &deliveries,
+                    &bodies,
+                    &traceparents,
                     &grace,
-                    &traceparent,
                 ],
             )
             .await
         })
         .await?;
-        Ok(row.map_or(Stored::Duplicate, |row| Stored::New {
-            outbox_id: row.get(0),
-        }))
+        Ok(new.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+}
+
+/// Clears the outbox. Its commits need not be durable: a row that comes back is published once more, to no effect.
+#[derive(Clone)]
+pub struct OutboxStore {
+    pool: Pool,
+    timeout: Duration,
+}
+
+impl OutboxStore {
+    /// A store on a pool; each wait is bounded by `timeout`.
+    pub fn new(pool: Pool, timeout: Duration) -> Self {
+        Self { pool, timeout }
     }
 
-    /// Clears outbox rows whose messages the broker has confirmed.
-    pub async fn clear_outbox(&self, ids: &[i64]) -> Result<(), StoreError> {
+    /// Clears rows whose messages the broker has confirmed.
+    pub async fn clear(&self, ids: &[i64]) -> Result<(), StoreError> {
         with_client(&self.pool, self.timeout, async |client| {
             execute(client, "DELETE FROM outbox WHERE id = ANY($1)", &[&ids]).await
         })

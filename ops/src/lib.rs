@@ -10,7 +10,7 @@ mod store;
 
 use clap::{Parser, Subcommand};
 use deadpool_postgres::Object;
-use shared::database::{self, PoolSettings};
+use shared::database::{self, Durability, PoolSettings};
 use shared::settings::database_url;
 use std::time::Duration;
 
@@ -87,6 +87,8 @@ impl Database {
             size: 1,
             wait: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(60),
+            durability: Durability::Full,
+            generic_plans: false,
         };
         let pool = database::pool(&config, &settings);
         let client = pool.get().await.map_err(database::StoreError::from)?;

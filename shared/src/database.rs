@@ -22,6 +22,20 @@ pub struct PoolSettings {
     pub wait: Duration,
     /// How long one statement may run.
     pub statement_timeout: Duration,
+    /// What a commit promises.
+    pub durability: Durability,
+    /// Whether one plan does for all parameters of a statement, as where each finds its rows by key: planning anew each
+    /// time costs more than running.
+    pub generic_plans: bool,
+}
+
+/// What a commit promises when the server's machine loses its power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// It is there.
+    Full,
+    /// It may be undone, some milliseconds long: for what would only be done again.
+    Deferred,
 }
 
 /// How long a statement waits for a lock.
@@ -47,7 +61,7 @@ pub fn pool(database: &tokio_postgres::Config, settings: &PoolSettings) -> Pool 
             recycling_method: RecyclingMethod::Fast,
         },
     );
-    let session = session_settings(settings.statement_timeout);
+    let session = session_settings(settings);
     let prepare_session = Hook::async_fn(move |client, _| {
         let session = session.clone();
         Box::pin(async move {
@@ -70,14 +84,24 @@ pub fn pool(database: &tokio_postgres::Config, settings: &PoolSettings) -> Pool 
         .unwrap_or_else(|_| unreachable!("a pool with a runtime builds"))
 }
 
-/// A 200 promises a durable commit, so a server or role that turns `synchronous_commit` off is overruled.
-fn session_settings(statement_timeout: Duration) -> String {
+fn session_settings(settings: &PoolSettings) -> String {
+    let durability = match settings.durability {
+        // A 200 promises a durable commit: a server or role that turns it off is overruled.
+        Durability::Full => {
+            "SELECT set_config('synchronous_commit', 'on', false) \
+             WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')"
+        }
+        Durability::Deferred => "SET synchronous_commit = off",
+    };
+    let plans = match settings.generic_plans {
+        true => "force_generic_plan",
+        false => "auto",
+    };
     format!(
         "SET statement_timeout = {}; SET lock_timeout = {LOCK_TIMEOUT_MS}; \
          SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_TIMEOUT_MS}; \
-         SELECT set_config('synchronous_commit', 'on', false) \
-         WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')",
-        statement_timeout.as_millis()
+         SET plan_cache_mode = {plans}; {durability}",
+        settings.statement_timeout.as_millis().max(1)
     )
 }
 

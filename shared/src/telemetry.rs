@@ -13,6 +13,7 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use prometheus::Registry;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -89,7 +90,8 @@ pub fn start(service: &'static str, format: LogFormat) -> Result<Telemetry, Stri
     tracing_subscriber::registry()
         .with(filter)
         .with(spans)
-        .with(lines)
+        // Lines carry their ids themselves: spans are for export alone, and cost nothing without it.
+        .with(lines.with_filter(filter_fn(|metadata| metadata.is_event())))
         .init();
     std::panic::set_hook(Box::new(|panic| {
         // The message may hold data: only the place is logged.

@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use harness::stripe::{charge, event, event_id, payment_intent, post, session};
 use harness::{RunningGateway, RunningWorker, SEAT_TIMES, TestBed};
 use serde_json::{Value, json};
-use shared::database::{self, PoolSettings};
+use shared::database::{self, Durability, PoolSettings};
 use shared::money::Money;
 use shared::orders::cart::CartLine;
 use shared::orders::store::creation::Buyer;
@@ -649,6 +649,8 @@ async fn a_landing_page_that_races_the_webhook_finds_the_same_purchase() {
         size: 8,
         wait: Duration::from_secs(10),
         statement_timeout: Duration::from_secs(10),
+        durability: Durability::Full,
+        generic_plans: true,
     };
     let pool = database::pool(&bed.worker_url().parse().unwrap(), &settings);
     let verify = || async {

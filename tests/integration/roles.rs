@@ -30,7 +30,7 @@ async fn the_gateway_cannot_read_bodies_forge_states_or_touch_orders() {
             "UPDATE webhook_events SET id = 'x'",
             "DELETE FROM webhook_events",
             "UPDATE event_payloads SET body = ''",
-            "SELECT event_id FROM outbox",
+            "SELECT traceparent FROM outbox",
             "SELECT * FROM orders",
             "INSERT INTO event_attempts (event_id, number) VALUES ('evt_1', 1)",
             "SELECT * FROM dead_letters",

@@ -25,7 +25,7 @@ use deadpool_postgres::Pool;
 use prometheus::Registry as MetricsRegistry;
 use shared::admin;
 use shared::broker::Publisher;
-use shared::database::{self, PoolSettings, StoreError, with_client};
+use shared::database::{self, Durability, PoolSettings, StoreError, with_client};
 use shared::health::{Health, PROBE_INTERVAL, PROBE_TIMEOUT, watch_database};
 use shared::lifecycle::{Background, sleep_unless};
 use shared::migrations::{MigrationError, require_current};
@@ -206,6 +206,8 @@ fn pool(config: &Config, size: usize, wait: Duration) -> Pool {
         size,
         wait,
         statement_timeout: STATEMENT_TIMEOUT,
+        durability: Durability::Full,
+        generic_plans: true,
     };
     database::pool(&config.service.database, &settings)
 }
