@@ -52,6 +52,9 @@ pub struct Args {
     /// Connections at a time
     #[arg(long, env = "GATEWAY_MAX_CONNECTIONS", default_value = "4096")]
     max_connections: String,
+    /// Threads that serve requests; one takes more events than one database
+    #[arg(long, env = "GATEWAY_THREADS", default_value = "1")]
+    threads: String,
     /// Connections that write events; three more do the rest
     #[arg(long, env = "GATEWAY_DB_CONNECTIONS", default_value = "4")]
     db_connections: String,
@@ -89,6 +92,8 @@ pub struct Config {
     pub invalid_per_minute: u32,
     /// Connections at a time.
     pub max_connections: usize,
+    /// Threads of the runtime.
+    pub threads: usize,
     /// Writers of events, a connection each.
     pub db_connections: usize,
     /// Longest wait for the database.
@@ -140,6 +145,7 @@ impl Config {
         );
         let max_connections =
             check.value("GATEWAY_MAX_CONNECTIONS", &args.max_connections, count(1));
+        let threads = check.value("GATEWAY_THREADS", &args.threads, count(1));
         let db_connections = check.value("GATEWAY_DB_CONNECTIONS", &args.db_connections, count(1));
         let db_timeout = check.value("GATEWAY_DB_TIMEOUT", &args.db_timeout, duration);
         let outbox_grace = check.value("OUTBOX_GRACE", &args.outbox_grace, duration);
@@ -158,6 +164,7 @@ impl Config {
                 invalid_signature_status: status?,
                 invalid_per_minute: invalid_per_minute?,
                 max_connections: max_connections?,
+                threads: threads?,
                 db_connections: db_connections?,
                 db_timeout: db_timeout?,
                 outbox_grace: outbox_grace?,

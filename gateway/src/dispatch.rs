@@ -15,7 +15,7 @@ const MAX_WAITING: usize = 4_096;
 /// Messages published at once, and outbox rows cleared by one statement.
 const MAX_BATCH: usize = 128;
 /// Batches under way: while one is being confirmed, the next is published.
-const LANES: usize = 2;
+const LANES: usize = 1;
 
 /// A committed event's message, and the outbox row that keeps it until the broker has it.
 pub struct Committed {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use gateway::Gateway;
 use gateway::config::Config;
 use shared::lifecycle::run_until_signal;
+use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = match runtime(config.threads) {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: the runtime cannot start: {error}");
@@ -37,4 +38,13 @@ fn main() -> ExitCode {
     runtime.shutdown_background();
     telemetry.stop();
     code
+}
+
+/// One thread needs no waking of others, which costs more than what most requests do.
+fn runtime(threads: usize) -> std::io::Result<Runtime> {
+    let mut builder = match threads {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    builder.worker_threads(threads).enable_all().build()
 }
