@@ -7,6 +7,7 @@ use deadpool_postgres::{
     GenericClient, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError,
     RecyclingMethod, Runtime, Timeouts,
 };
+use futures_util::future::try_join;
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -246,4 +247,23 @@ pub async fn execute(
 ) -> Result<u64, StoreError> {
     let statement = client.prepare_cached(sql).await?;
     Ok(client.execute(&statement, params).await?)
+}
+
+/// A statement with its parameters.
+pub type Call<'a> = (&'a str, &'a [&'a (dyn ToSql + Sync)]);
+
+/// Runs two statements in one round trip, strictly one after the other: the second sees what was committed while the
+/// first waited for a lock.
+pub async fn query_both(
+    client: &impl GenericClient,
+    first: Call<'_>,
+    second: Call<'_>,
+) -> Result<(Vec<Row>, Vec<Row>), StoreError> {
+    let (one, two) = (
+        client.prepare_cached(first.0).await?,
+        client.prepare_cached(second.0).await?,
+    );
+    // Both are sent when first polled, which happens in this order.
+    let both = try_join(client.query(&one, first.1), client.query(&two, second.1));
+    Ok(both.await?)
 }

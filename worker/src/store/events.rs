@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
-use shared::database::{StoreError, execute, query_opt};
+use shared::database::{StoreError, execute, query_both, query_opt};
 use tokio_postgres::Row;
 
 use crate::event::Event;
@@ -72,9 +72,8 @@ const READ: &str = "
 
 /// Locks an event until the transaction ends, then reads it. A conflict means that another worker has it.
 pub async fn lock(tx: &Transaction<'_>, event_id: &str) -> Result<Option<LockedEvent>, StoreError> {
-    execute(tx, LOCK, &[&event_id]).await?;
-    let row = query_opt(tx, READ, &[&event_id]).await?;
-    Ok(row.map(|row| locked_event(event_id, &row)))
+    let (_, rows) = query_both(tx, (LOCK, &[&event_id]), (READ, &[&event_id])).await?;
+    Ok(rows.first().map(|row| locked_event(event_id, row)))
 }
 
 fn locked_event(event_id: &str, row: &Row) -> LockedEvent {

@@ -38,59 +38,97 @@ pub enum Granted {
 /// Every seat of the order becomes active and gets one ticket, if all of them are there; every course is granted to the
 /// buyer once.
 pub async fn grant(tx: &Transaction<'_>, order: &Order) -> Result<Granted, StoreError> {
-    if order.user_id.is_none() && has_courses(tx, &order.id).await? {
-        return Ok(Granted::Nothing(
-            "paid, but its course has no account to belong to",
-        ));
+    let products = lock(tx, &order.id).await?;
+    let wanted = wanted(tx, &order.id).await?;
+    if wanted.lacking {
+        return Ok(Granted::Nothing("paid, but the seats are gone"));
     }
-    const LACKING: &str = "
-        SELECT FROM (SELECT product_id, count(*) AS seats FROM registrations
+    if wanted.courses {
+        // Shops may write orders of their own: not every one went through the check of a cart.
+        let Some(user_id) = &order.user_id else {
+            return Ok(Granted::Nothing(
+                "paid, but its course has no account to belong to",
+            ));
+        };
+        grant_courses(tx, &order.id, user_id).await?;
+    }
+    match products.is_empty() {
+        true => Ok(Granted::Everything(Vec::new())),
+        false => Ok(Granted::Everything(
+            activate(tx, order, wanted.seats).await?,
+        )),
+    }
+}
+
+struct Wanted {
+    /// Not active yet.
+    seats: i64,
+    /// Some of these seats are not there any more.
+    lacking: bool,
+    courses: bool,
+}
+
+async fn wanted(tx: &Transaction<'_>, order_id: &str) -> Result<Wanted, StoreError> {
+    const WANTED: &str = "
+        SELECT coalesce(sum(wanted.seats), 0)::bigint AS seats,
+            coalesce(bool_or(product.capacity < wanted.seats + (
+                SELECT count(*) FROM registrations taken WHERE taken.product_id = product.id
+                    AND (taken.status = 'active' OR (taken.status = 'offered' AND taken.order_id <> $1)))), false) AS lacking,
+            EXISTS (SELECT FROM order_items item JOIN products course ON course.id = item.product_id
+                WHERE item.order_id = $1 AND course.kind = 'course') AS courses
+        FROM (SELECT product_id, count(*) AS seats FROM registrations
             WHERE order_id = $1 AND status <> 'active' GROUP BY product_id) wanted
-        JOIN products product ON product.id = wanted.product_id
-        WHERE product.capacity < wanted.seats + (
-            SELECT count(*) FROM registrations taken WHERE taken.product_id = product.id
-                AND (taken.status = 'active' OR (taken.status = 'offered' AND taken.order_id <> $1)))
-        LIMIT 1";
+        JOIN products product ON product.id = wanted.product_id";
+    let row = query_opt(tx, WANTED, &[&order_id]).await?;
+    let row = row.ok_or(StoreError::Rejected("an aggregate without a row"))?;
+    Ok(Wanted {
+        seats: row.get("seats"),
+        lacking: row.get("lacking"),
+        courses: row.get("courses"),
+    })
+}
+
+/// The seats' products must be locked.
+async fn activate(
+    tx: &Transaction<'_>,
+    order: &Order,
+    seats: i64,
+) -> Result<Vec<NoticeTicket>, StoreError> {
     const ACTIVATE: &str = "
-        UPDATE registrations registration SET status = 'active', offered_until = NULL FROM products product
-        WHERE order_id = $1 AND status <> 'active' AND product.id = product_id
-        RETURNING registration.id, product.name";
-    const ISSUE: &str = "
-        INSERT INTO tickets (registration_id, order_id, code)
-        SELECT seat.registration_id, $1, seat.code FROM unnest($2::bigint[], $3::text[]) AS seat (registration_id, code)";
-    const GRANT_COURSES: &str = "
+        WITH active AS (
+            UPDATE registrations registration SET status = 'active', offered_until = NULL FROM products product
+            WHERE order_id = $1 AND status <> 'active' AND product.id = product_id
+            RETURNING registration.id, product.name
+        ), ticket AS (
+            SELECT active.id, active.name, given.code
+            FROM (SELECT *, row_number() OVER (ORDER BY id) AS number FROM active) active
+            JOIN unnest($2::text[]) WITH ORDINALITY AS given (code, number) USING (number)
+        ), issued AS (
+            INSERT INTO tickets (registration_id, order_id, code) SELECT id, $1, code FROM ticket
+        )
+        SELECT name, code FROM ticket ORDER BY id";
+    let codes: Vec<String> = (0..seats).map(|_| ticket_code()).collect();
+    let rows = query(tx, ACTIVATE, &[&order.id, &codes]).await?;
+    let ticket = |row: &tokio_postgres::Row| NoticeTicket {
+        name: row.get(0),
+        code: row.get(1),
+    };
+    Ok(rows.iter().map(ticket).collect())
+}
+
+async fn grant_courses(
+    tx: &Transaction<'_>,
+    order_id: &str,
+    user_id: &str,
+) -> Result<(), StoreError> {
+    const GRANT: &str = "
         INSERT INTO course_purchases (user_id, course_id, order_id)
         SELECT $2, item.product_id, $1 FROM order_items item JOIN products product ON product.id = item.product_id
         WHERE item.order_id = $1 AND product.kind = 'course'
         ON CONFLICT (user_id, course_id) DO NOTHING";
-    lock(tx, &order.id).await?;
-    if query_opt(tx, LACKING, &[&order.id]).await?.is_some() {
-        return Ok(Granted::Nothing("paid, but the seats are gone"));
-    }
-    let seats = query(tx, ACTIVATE, &[&order.id]).await?;
-    let ticket = |name| NoticeTicket {
-        name,
-        code: ticket_code(),
-    };
-    let tickets: Vec<NoticeTicket> = seats.iter().map(|seat| ticket(seat.get(1))).collect();
-    if !tickets.is_empty() {
-        let seats: Vec<i64> = seats.iter().map(|seat| seat.get(0)).collect();
-        let codes: Vec<&str> = tickets.iter().map(|ticket| ticket.code.as_str()).collect();
-        execute(tx, ISSUE, &[&order.id, &seats, &codes]).await?;
-    }
-    if let Some(user_id) = &order.user_id {
-        lock_courses(tx, user_id).await?;
-        execute(tx, GRANT_COURSES, &[&order.id, user_id]).await?;
-    }
-    Ok(Granted::Everything(tickets))
-}
-
-/// Shops may write orders of their own: not every one went through the check of a cart.
-async fn has_courses(tx: &Transaction<'_>, order_id: &str) -> Result<bool, StoreError> {
-    const COURSES: &str = "
-        SELECT FROM order_items item JOIN products product ON product.id = item.product_id
-        WHERE item.order_id = $1 AND product.kind = 'course' LIMIT 1";
-    Ok(query_opt(tx, COURSES, &[&order_id]).await?.is_some())
+    lock_courses(tx, user_id).await?;
+    execute(tx, GRANT, &[&order_id, &user_id]).await?;
+    Ok(())
 }
 
 /// The order's seats are free, its tickets void, its courses gone; whoever waits for such seats gets an offer.
