@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use deadpool_postgres::Transaction;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use harness::binaries::Process;
 use harness::broker::Broker;
-use harness::stripe::{event, event_id, get, payment_intent, post};
+use harness::stripe::{client, event, event_id, get, payment_intent, post};
 use harness::{Proxy, RunningGateway, RunningWorker, SEAT_TIMES, TestBed, eventually};
 use tokio::sync::Semaphore;
 use worker::event::Event;
@@ -169,6 +170,60 @@ async fn a_gateway_that_starts_before_its_database_serves_once_it_is_there() {
         post(gateway.address, body_of(&event_id())).await.status,
         200
     );
+}
+
+#[tokio::test]
+async fn more_requests_than_may_wait_are_refused_at_once() {
+    let bed = TestBed::new().await;
+    let (proxy, through) = Proxy::before(&bed.gateway_url()).await;
+    let variables = [
+        ("DATABASE_URL", through.as_str()),
+        ("GATEWAY_MAX_CONNECTIONS", "4000"),
+    ];
+    let gateway = Process::gateway(&bed, &variables).await;
+    proxy.freeze();
+    // Over a thousand may wait, and four batches of 64 may be under way.
+    let posts = (0..1_500).map(|_| async { post(gateway.address, body_of(&event_id())).await });
+    let answers = futures_util::future::join_all(posts).await;
+    assert!(answers.iter().all(|answer| answer.status == 503));
+    let metrics = format!("http://{}/metrics", gateway.admin_address);
+    let metrics = client().get(metrics).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    assert!(metrics.contains("too_many_waiting"), "{metrics}");
+    proxy.open();
+    eventually("events are accepted again", async || {
+        (post(gateway.address, body_of(&event_id())).await.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_event_that_the_database_refuses_takes_no_other_with_it() {
+    let bed = TestBed::new().await;
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN IF NEW.id = 'evt_poison' THEN RAISE EXCEPTION 'refused'; END IF; RETURN NEW; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON webhook_events FOR EACH ROW EXECUTE FUNCTION refuse()";
+    bed.db.batch_execute(refuse).await.unwrap();
+    let gateway = RunningGateway::start(&bed, &["--db-connections=1"]).await;
+    // All of them wait for the table, so that they share batches.
+    let lock = "BEGIN; LOCK TABLE webhook_events IN EXCLUSIVE MODE";
+    bed.db.batch_execute(lock).await.unwrap();
+    let ids = (0..20).map(|_| event_id()).chain(["evt_poison".to_owned()]);
+    let posts =
+        ids.map(|id| tokio::spawn(async move { post(gateway.address, body_of(&id)).await.status }));
+    let posts: Vec<_> = posts.collect();
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted
+        AND relation = 'webhook_events'::regclass";
+    bed.until_count(waiting, 1).await;
+    bed.db.batch_execute("COMMIT").await.unwrap();
+    let mut statuses = Vec::new();
+    for post in posts {
+        statuses.push(post.await.unwrap());
+    }
+    assert_eq!(statuses.pop(), Some(503));
+    assert_eq!(statuses, [200; 20]);
+    assert_eq!(bed.count("SELECT count(*) FROM webhook_events").await, 20);
+    bed.check_invariants().await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! A ticket's code as a QR picture. Pure.
 
-use png::{BitDepth, ColorType, Encoder, EncodingError};
+use png::{BitDepth, ColorType, Compression, Encoder, EncodingError};
 use qrcode::types::QrError;
 use qrcode::{Color, QrCode};
 
@@ -29,20 +29,23 @@ pub fn picture(text: &str) -> Result<Vec<u8>, QrPictureError> {
         (Some(x), Some(y)) if x < modules && y < modules => code[(x, y)] == Color::Dark,
         _ => false,
     };
-    let pixels: Vec<u8> = (0..side * side)
-        .map(|at| {
-            if is_dark(at % side / SCALE, at / side / SCALE) {
-                0
-            } else {
-                u8::MAX
-            }
-        })
+    // One bit a pixel, the first in the highest bit; white is one.
+    let line = |y: usize| {
+        let mut bytes = vec![0_u8; side.div_ceil(8)];
+        for x in (0..side).filter(|x| !is_dark(x / SCALE, y)) {
+            bytes[x / 8] |= 0x80 >> (x % 8);
+        }
+        bytes
+    };
+    let pixels: Vec<u8> = (0..modules + 2 * MARGIN)
+        .flat_map(|y| line(y).repeat(SCALE))
         .collect();
     let mut file = Vec::new();
     let side = u32::try_from(side).unwrap_or(u32::MAX);
     let mut encoder = Encoder::new(&mut file, side, side);
     encoder.set_color(ColorType::Grayscale);
-    encoder.set_depth(BitDepth::Eight);
+    encoder.set_depth(BitDepth::One);
+    encoder.set_compression(Compression::Fast);
     let mut writer = encoder.write_header()?;
     writer.write_image_data(&pixels)?;
     writer.finish()?;
@@ -56,9 +59,9 @@ mod tests {
     #[test]
     fn a_picture_is_a_png_of_modules_and_margin() {
         let file = picture("ABCDE-FGHJK-MNPQR-STVWX-YZ012").unwrap();
-        let mut reader = png::Decoder::new(std::io::Cursor::new(file))
-            .read_info()
-            .unwrap();
+        let mut decoder = png::Decoder::new(std::io::Cursor::new(file));
+        decoder.set_transformations(png::Transformations::EXPAND);
+        let mut reader = decoder.read_info().unwrap();
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
         let info = reader.next_frame(&mut pixels).unwrap();
         assert_eq!((info.width, info.height), (33 * 6, 33 * 6));
