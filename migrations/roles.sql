@@ -36,10 +36,10 @@ GRANT SELECT, INSERT, UPDATE ON orders, order_items, registrations, tickets, pay
 GRANT DELETE ON course_purchases TO tollgate_worker;
 GRANT SELECT, INSERT ON alerts TO tollgate_worker;
 GRANT SELECT, INSERT, UPDATE ON subscriptions, invoices, refunds TO tollgate_worker;
-GRANT SELECT ON products TO tollgate_worker;
+GRANT SELECT ON products, product_seats TO tollgate_worker;
 
 -- ops: reads everything, replays and discards, seeds, and leaves a trace of each in the audit log.
-GRANT SELECT ON webhook_events, event_payloads, event_attempts, outbox, dead_letters, audit_log, products, orders,
+GRANT SELECT ON webhook_events, event_payloads, event_attempts, outbox, dead_letters, audit_log, products, product_seats, orders,
     order_items, registrations, tickets, payments, course_purchases, emails, alerts, subscriptions,
     invoices, refunds TO tollgate_ops;
 GRANT UPDATE (state, budget_from, due_at, finished_at, rescue_from, rescues) ON webhook_events TO tollgate_ops;
@@ -48,5 +48,5 @@ GRANT UPDATE (resolved_at, resolution) ON dead_letters TO tollgate_ops;
 GRANT UPDATE ON products TO tollgate_ops;
 
 -- read-only: everything but the bodies.
-GRANT SELECT ON webhook_events, event_attempts, outbox, dead_letters, audit_log, products, orders, order_items,
+GRANT SELECT ON webhook_events, event_attempts, outbox, dead_letters, audit_log, products, product_seats, orders, order_items,
     registrations, tickets, payments, course_purchases, emails, alerts, subscriptions, invoices, refunds TO tollgate_readonly;

@@ -174,6 +174,13 @@ impl TestBed {
                     (SELECT count(*) FROM registrations r WHERE r.product_id = p.id AND r.status = 'active')",
             ),
             (
+                "seats that are gone are counted",
+                "SELECT count(*) FROM (SELECT FROM registrations r LEFT JOIN product_seats s USING (product_id)
+                GROUP BY product_id, s.active, s.offered
+                HAVING s.active IS DISTINCT FROM count(*) FILTER (WHERE status = 'active')
+                    OR s.offered IS DISTINCT FROM count(*) FILTER (WHERE status = 'offered')) wrong",
+            ),
+            (
                 "an order is paid for what it is worth",
                 "SELECT count(*) FROM orders o JOIN payments p ON p.order_id = o.id
                 WHERE p.succeeded AND (p.amount_cents <> o.amount_cents OR p.currency <> o.currency)",

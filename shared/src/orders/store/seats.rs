@@ -69,16 +69,16 @@ struct Wanted {
 }
 
 async fn wanted(tx: &Transaction<'_>, order_id: &str) -> Result<Wanted, StoreError> {
+    // Offers to this order are seats that it may take.
     const WANTED: &str = "
         SELECT coalesce(sum(wanted.seats), 0)::bigint AS seats,
-            coalesce(bool_or(product.capacity < wanted.seats + (
-                SELECT count(*) FROM registrations taken WHERE taken.product_id = product.id
-                    AND (taken.status = 'active' OR (taken.status = 'offered' AND taken.order_id <> $1)))), false) AS lacking,
+            coalesce(bool_or(product.capacity < wanted.seats + gone.active + gone.offered - wanted.offered), false) AS lacking,
             EXISTS (SELECT FROM order_items item JOIN products course ON course.id = item.product_id
                 WHERE item.order_id = $1 AND course.kind = 'course') AS courses
-        FROM (SELECT product_id, count(*) AS seats FROM registrations
-            WHERE order_id = $1 AND status <> 'active' GROUP BY product_id) wanted
-        JOIN products product ON product.id = wanted.product_id";
+        FROM (SELECT product_id, count(*) AS seats, count(*) FILTER (WHERE status = 'offered') AS offered
+            FROM registrations WHERE order_id = $1 AND status <> 'active' GROUP BY product_id) wanted
+        JOIN products product ON product.id = wanted.product_id
+        JOIN product_seats gone ON gone.product_id = wanted.product_id";
     let row = query_opt(tx, WANTED, &[&order_id]).await?;
     let row = row.ok_or(StoreError::Rejected("an aggregate without a row"))?;
     Ok(Wanted {
