@@ -5,8 +5,9 @@ use serde_json::json;
 
 use super::Accountable;
 use super::filter_args::FilterArgs;
+use super::replay::check_budget;
 use crate::filter::Filter;
-use crate::output::{Output, safe, table, time, time_or_dash};
+use crate::output::{Output, print_bytes, safe, table, time, time_or_dash};
 use crate::store::audit;
 use crate::store::dead_letters;
 use crate::store::events::{self, Attempt, Event};
@@ -39,6 +40,9 @@ pub enum Command {
     Retry {
         /// The event's id
         id: String,
+        /// Do it although it was replayed five times already
+        #[arg(long)]
+        force: bool,
         /// Who, and why.
         #[command(flatten)]
         accountable: Accountable,
@@ -55,12 +59,15 @@ pub async fn run(database: &Database, command: Command, output: Output) -> Resul
         } => {
             let filter = with_state(filter.read()?, state)?;
             let found = events::list(&database.connect().await?, &filter, limit).await?;
-            output.print("events", &found, |found| list(found));
-            Ok(())
+            output.print("events", &found, |found| list(found))
         }
         Command::Show { id, raw: true } => show_raw(database, &id).await,
         Command::Show { id, raw: false } => show(database, &id, output).await,
-        Command::Retry { id, accountable } => retry(database, &id, &accountable, output).await,
+        Command::Retry {
+            id,
+            force,
+            accountable,
+        } => retry(database, &id, force, &accountable, output).await,
     }
 }
 
@@ -141,8 +148,7 @@ async fn show(database: &Database, id: &str, output: Output) -> Result<(), OpsEr
                 .map(|(name, value)| [name.to_owned(), value]),
         );
         format!("{fields}\n{}", attempts(attempt_log))
-    });
-    Ok(())
+    })
 }
 
 fn attempts(log: &[Attempt]) -> String {
@@ -164,13 +170,10 @@ fn attempts(log: &[Attempt]) -> String {
 }
 
 async fn show_raw(database: &Database, id: &str) -> Result<(), OpsError> {
-    use std::io::Write;
     let body = events::body(&database.connect().await?, id)
         .await?
         .ok_or_else(|| not_found(id))?;
-    std::io::stdout()
-        .write_all(&body)
-        .map_err(|error| OpsError::Unexpected(error.to_string()))
+    print_bytes(&body)
 }
 
 fn not_found(id: &str) -> OpsError {
@@ -180,6 +183,7 @@ fn not_found(id: &str) -> OpsError {
 async fn retry(
     database: &Database,
     id: &str,
+    force: bool,
     accountable: &Accountable,
     output: Output,
 ) -> Result<(), OpsError> {
@@ -193,6 +197,7 @@ async fn retry(
                 ids: vec![id.to_owned()],
                 ..Filter::default()
             };
+            check_budget(&tx, &filter, force).await?;
             dead_letters::replay(&tx, &filter, 1).await?.len() == 1
         }
         "retrying" => events::hurry(&tx, id).await?,
@@ -224,6 +229,5 @@ async fn retry(
     tx.commit().await?;
     output.print("retried", &id, |id| {
         format!("{id} will be attempted again now")
-    });
-    Ok(())
+    })
 }

@@ -5,6 +5,8 @@ pub mod doctor;
 pub mod events;
 mod filter_args;
 pub mod migrate;
+pub mod replay;
+pub mod replays;
 pub mod seed;
 pub mod trigger;
 
@@ -31,7 +33,7 @@ impl Accountable {
     }
 }
 
-fn login() -> String {
+pub(crate) fn login() -> String {
     ["USER", "LOGNAME"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok())

@@ -5,3 +5,4 @@ pub mod catalogue;
 pub mod conditions;
 pub mod dead_letters;
 pub mod events;
+pub mod replays;
