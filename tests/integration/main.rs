@@ -13,6 +13,7 @@ mod ops;
 mod permutations;
 mod processes;
 mod replays;
+mod retention;
 mod roles;
 mod signatures;
 mod subscriptions;
