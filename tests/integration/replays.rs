@@ -444,3 +444,31 @@ async fn interrupting_who_follows_does_not_interrupt_the_replay() {
     assert_eq!(follower.wait().await.unwrap().code(), Some(130));
     until_replay(&bed, "state = 'finished' AND processed = 100").await;
 }
+
+#[tokio::test]
+async fn a_replay_holds_back_while_new_events_wait_and_goes_on_afterwards() {
+    let bed = TestBed::new().await;
+    dead_events(&bed, HARMLESS, 1, 200).await;
+    bed.db
+        .batch_execute(
+            "INSERT INTO webhook_events (id, type, rescue_from)
+             SELECT 'evt_late_' || n, 'some.type', now() - interval '1 minute' FROM generate_series(1, 10) n;
+             INSERT INTO event_payloads (event_id, body) SELECT id, '{}' FROM webhook_events WHERE id LIKE 'evt_late_%'",
+        )
+        .await
+        .unwrap();
+    replay(&bed, &["--all", "--rate=500", WHY], 0).await;
+    let _worker = worker(&bed).await;
+    until_replay(&bed, "cursor >= 3").await;
+    until_replay(
+        &bed,
+        "cursor <= 1 + extract(epoch FROM clock_timestamp() - started_at)",
+    )
+    .await;
+    bed.db
+        .batch_execute("INSERT INTO outbox (event_id) SELECT id FROM webhook_events WHERE id LIKE 'evt_late_%'")
+        .await
+        .unwrap();
+    until_replay(&bed, "state = 'finished' AND processed = 200").await;
+    check_replay(&bed).await;
+}

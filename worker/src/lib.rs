@@ -32,6 +32,7 @@ use shared::health::{Health, PROBE_INTERVAL, PROBE_TIMEOUT, watch_database};
 use shared::lifecycle::{Background, sleep_unless};
 use shared::migrations::{MigrationError, require_current};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -163,7 +164,9 @@ fn start(
         token.clone(),
     );
     background.spawn(supervisor);
-    background.spawn(Relay::new(pool.clone(), publisher, metrics.clone()).run(token.clone()));
+    let wake = Arc::new(Notify::new());
+    let relay = Relay::new(pool.clone(), publisher, metrics.clone(), wake.clone());
+    background.spawn(relay.run(token.clone()));
     background
         .spawn(Rescue::new(pool.clone(), config.rescue_after, metrics.clone()).run(token.clone()));
     // Mails under way end while the events in flight do; no more are begun.
@@ -181,7 +184,7 @@ fn start(
     background.spawn(Seats::new(pool.clone(), config.seat_times).run(background.token()));
     background
         .spawn(Retention::new(pool.clone(), config.ages, metrics.clone()).run(background.token()));
-    background.spawn(Replayer::new(pool.clone(), &worker_name()).run(background.token()));
+    background.spawn(Replayer::new(pool.clone(), &worker_name(), wake).run(background.token()));
     let processor = Processor {
         pool: pool.clone(),
         registry,

@@ -2,41 +2,46 @@
 //! of workers share a replay: each step holds the replay's row, so that the next step may be anybody's, and a worker
 //! that dies leaves nothing half done.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
 use jiff::{SignedDuration, Timestamp};
 use shared::database::{StoreError, with_client};
 use shared::lifecycle::sleep_unless;
+use tokio::sync::Notify;
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::store::replays::{self, LockedReplay, Recent};
 
-const BUSY: Duration = Duration::from_millis(100);
+/// Short, so that no step puts back many at once.
+const BUSY: Duration = Duration::from_millis(50);
 const IDLE: Duration = Duration::from_secs(1);
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for which the rate may be made up for after a stop.
 const MADE_UP_FOR: SignedDuration = SignedDuration::from_secs(2);
 /// How many of the last events decide whether a replay pauses by itself.
 const WATCHED: i64 = 50;
-/// New events that are late: at so many the replay holds back.
-const LATE_LIVE_EVENTS: i64 = 10;
+/// While it holds back, one event may be put back in this time: it never stops for good.
+const LEAST_PACE: SignedDuration = SignedDuration::from_secs(1);
 /// Replayed events that may wait for their first attempt, whatever the rate.
-const LEAST_ROOM: i64 = 20;
+const LEAST_ROOM: i64 = 10;
 
 /// Runs replays.
 pub struct Replayer {
     pool: Pool,
     worker: String,
+    wake: Arc<Notify>,
 }
 
 impl Replayer {
-    /// A replayer that leaves this worker's name in the audit log.
-    pub fn new(pool: Pool, worker: &str) -> Self {
+    /// A replayer that leaves this worker's name in the audit log, and wakes its relay.
+    pub fn new(pool: Pool, worker: &str, wake: Arc<Notify>) -> Self {
         Self {
             pool,
+            wake,
             worker: format!("worker {worker}"),
         }
     }
@@ -94,7 +99,9 @@ impl Replayer {
         if replay.state == "running" {
             self.advance(&tx, &replay).await?;
         }
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        self.wake.notify_one();
+        Ok(())
     }
 
     async fn advance(
@@ -119,10 +126,10 @@ impl Replayer {
             warn!(replay = id, dead_again, finished, "replay pauses by itself");
             return replays::pause(tx, id, &self.worker, &why).await;
         }
-        let late = replays::late_live_events(tx, LATE_LIVE_EVENTS).await?;
-        let room = match late {
-            LATE_LIVE_EVENTS.. => 0,
-            _ => room(replay.rate_per_s, replays::waiting(tx, id).await?),
+        let room = if replays::live_traffic_waits(tx).await? {
+            least_room(replay)
+        } else {
+            room(replay.rate_per_s, replays::waiting(tx, id).await?)
         };
         let allowed = allowance(replay, room);
         if allowed.events > 0 {
@@ -158,9 +165,16 @@ fn does_harm(recent: Recent) -> bool {
     recent.finished >= WATCHED && recent.dead_again * 2 > recent.finished
 }
 
-/// How many more may wait for their first attempt: half a second's worth, so that live events never queue behind more.
+/// How many more may wait for their first attempt: a tenth of a second's worth, so that live events never queue behind
+/// more.
 fn room(rate_per_s: i32, waiting: i64) -> i64 {
-    (i64::from(rate_per_s) / 2).max(LEAST_ROOM) - waiting
+    (i64::from(rate_per_s) / 10).max(LEAST_ROOM) - waiting
+}
+
+/// One event, if there was none for a while.
+fn least_room(replay: &LockedReplay) -> i64 {
+    let since = replay.paced_at.unwrap_or(replay.now);
+    i64::from(replay.now.duration_since(since) >= LEAST_PACE)
 }
 
 /// What may be put back now.
@@ -251,6 +265,8 @@ mod tests {
 
     #[test]
     fn live_events_never_queue_behind_many() {
-        assert_eq!((room(500, 0), room(500, 250), room(20, 5)), (250, 0, 15));
+        assert_eq!((room(500, 0), room(500, 50), room(20, 5)), (50, 0, 5));
+        assert_eq!(least_room(&replay(20, 999, 0)), 0);
+        assert_eq!(least_room(&replay(20, 1_000, 0)), 1);
     }
 }

@@ -138,15 +138,21 @@ pub async fn waiting(tx: &Transaction<'_>, id: i64) -> Result<i64, StoreError> {
     Ok(row.map_or(0, |row| row.get(0)))
 }
 
-/// How many new events, `most` at the most, have waited for longer than they should.
-pub async fn late_live_events(tx: &Transaction<'_>, most: i64) -> Result<i64, StoreError> {
-    const LATE: &str = "
-        SELECT count(*) FROM (
-            SELECT FROM webhook_events
-            WHERE state = 'received' AND budget_from = 0 AND rescue_from < now() - interval '2 seconds' LIMIT $1
-        ) AS late";
-    let row = query_opt(tx, LATE, &[&most]).await?;
-    Ok(row.map_or(0, |row| row.get(0)))
+/// Whether new events wait for longer than they should. One that waits for very long has lost its message and is the
+/// rescue's; ten of them are a backlog.
+pub async fn live_traffic_waits(tx: &Transaction<'_>) -> Result<bool, StoreError> {
+    const WAITS: &str = "
+        SELECT EXISTS (
+            SELECT FROM webhook_events WHERE state = 'received' AND budget_from = 0
+                AND rescue_from BETWEEN now() - interval '10 seconds' AND now() - interval '100 milliseconds'
+        ) OR 10 = (
+            SELECT count(*) FROM (
+                SELECT FROM webhook_events
+                WHERE state = 'received' AND budget_from = 0 AND rescue_from < now() - interval '10 seconds' LIMIT 10
+            ) AS late
+        )";
+    let row = query_opt(tx, WAITS, &[]).await?;
+    Ok(row.is_some_and(|row| row.get(0)))
 }
 
 /// Puts the next events back to work; those that are not dead any more are skipped.
