@@ -38,6 +38,7 @@ GRANT SELECT, INSERT, UPDATE ON orders, order_items, registrations, tickets, pay
     TO tollgate_worker;
 GRANT DELETE ON course_purchases TO tollgate_worker;
 GRANT SELECT, INSERT ON alerts TO tollgate_worker;
+GRANT SELECT, INSERT, UPDATE ON alert_states, alert_notices TO tollgate_worker;
 -- It runs the replays that operators planned: it can neither plan one nor change what was planned.
 GRANT UPDATE (resolved_at, resolution) ON dead_letters TO tollgate_worker;
 GRANT SELECT ON replays, replay_items TO tollgate_worker;
@@ -50,7 +51,7 @@ GRANT SELECT ON products TO tollgate_worker;
 -- ops: reads everything, replays and discards, seeds, and leaves a trace of each in the audit log.
 GRANT SELECT ON webhook_events, event_payloads, event_attempts, outbox, dead_letters, audit_log, products, orders,
     order_items, registrations, tickets, payments, course_purchases, emails, alerts, subscriptions,
-    invoices, refunds, replays, replay_items TO tollgate_ops;
+    invoices, refunds, replays, replay_items, alert_states, alert_notices TO tollgate_ops;
 GRANT UPDATE (state, budget_from, due_at, finished_at, rescue_from, rescues) ON webhook_events TO tollgate_ops;
 GRANT INSERT ON outbox, audit_log, products, orders, order_items, registrations, replays, replay_items TO tollgate_ops;
 GRANT UPDATE (resolved_at, resolution) ON dead_letters TO tollgate_ops;
@@ -61,4 +62,4 @@ GRANT UPDATE ON products TO tollgate_ops;
 -- read-only: everything but the bodies.
 GRANT SELECT ON webhook_events, event_attempts, outbox, dead_letters, audit_log, products, orders, order_items,
     registrations, tickets, payments, course_purchases, emails, alerts, subscriptions, invoices, refunds, replays,
-    replay_items TO tollgate_readonly;
+    replay_items, alert_states TO tollgate_readonly;

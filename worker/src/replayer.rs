@@ -126,12 +126,12 @@ impl Replayer {
             warn!(replay = id, dead_again, finished, "replay pauses by itself");
             return replays::pause(tx, id, &self.worker, &why).await;
         }
-        let room = if replays::live_traffic_waits(tx).await? {
-            least_room(replay)
+        let allowed = if replays::live_traffic_waits(tx).await? {
+            least_allowance(replay)
         } else {
-            room(replay.rate_per_s, replays::waiting(tx, id).await?)
+            let waiting = replays::waiting(tx, id).await?;
+            allowance(replay, room(replay.rate_per_s, waiting))
         };
-        let allowed = allowance(replay, room);
         if allowed.events > 0 {
             let moved =
                 replays::put_back_next(tx, replay, allowed.events, allowed.paced_at).await?;
@@ -171,12 +171,6 @@ fn room(rate_per_s: i32, waiting: i64) -> i64 {
     (i64::from(rate_per_s) / 10).max(LEAST_ROOM) - waiting
 }
 
-/// One event, if there was none for a while.
-fn least_room(replay: &LockedReplay) -> i64 {
-    let since = replay.paced_at.unwrap_or(replay.now);
-    i64::from(replay.now.duration_since(since) >= LEAST_PACE)
-}
-
 /// What may be put back now.
 #[derive(Debug, PartialEq, Eq)]
 struct Allowance {
@@ -200,6 +194,15 @@ fn allowance(replay: &LockedReplay, room: i64) -> Allowance {
     Allowance {
         events: i32::try_from(events).unwrap_or(0),
         paced_at: now - elapsed + used,
+    }
+}
+
+/// One event, if there was none for a while. The time until now is not made up for.
+fn least_allowance(replay: &LockedReplay) -> Allowance {
+    let since = replay.paced_at.unwrap_or(replay.now);
+    Allowance {
+        events: i32::from(replay.now.duration_since(since) >= LEAST_PACE),
+        paced_at: replay.now,
     }
 }
 
@@ -266,7 +269,14 @@ mod tests {
     #[test]
     fn live_events_never_queue_behind_many() {
         assert_eq!((room(500, 0), room(500, 50), room(20, 5)), (50, 0, 5));
-        assert_eq!(least_room(&replay(20, 999, 0)), 0);
-        assert_eq!(least_room(&replay(20, 1_000, 0)), 1);
+        assert_eq!(least_allowance(&replay(20, 999, 0)).events, 0);
+        let least = least_allowance(&replay(20, 1_000, 0));
+        assert_eq!(
+            least,
+            Allowance {
+                events: 1,
+                paced_at: replay(20, 0, 0).now
+            }
+        );
     }
 }

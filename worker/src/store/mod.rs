@@ -1,5 +1,6 @@
 //! The worker's SQL, but for the order domain's.
 
+pub mod alerting;
 pub mod dead_letters;
 pub mod emails;
 pub mod events;
