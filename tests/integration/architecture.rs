@@ -104,6 +104,7 @@ fn pure_modules_do_no_io() {
             "worker/src/decision.rs",
             "worker/src/fingerprint.rs",
             "ops/src/filter.rs",
+            "ops/src/page.rs",
             "worker/src/mail/render.rs",
             "gateway/src/envelope.rs",
         ];

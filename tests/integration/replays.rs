@@ -184,6 +184,17 @@ async fn a_replay_needs_consent_a_reason_and_the_agreed_set() {
     refused(&["--yes", WHY, &hash], 6).await;
     refused(&["--dry-run", &hash], 6).await;
     assert_eq!(bed.count("SELECT count(*) FROM replays").await, 0);
+    // Who names them has agreed to them.
+    let named = [
+        "dead-letters",
+        "replay",
+        "evt_some.type_1",
+        "evt_some.type_2",
+        WHY,
+    ];
+    let planned = command(&bed, &named).await.json();
+    assert_eq!(planned["replay"]["planned"], 2);
+    take(&bed, "cancel", 0).await;
     let hash = plan(&bed, &["--all"]).await["plan_hash"].clone();
     let hash = format!("--plan-hash={}", hash.as_str().unwrap());
     refused(&["--yes", WHY, &hash], 0).await;

@@ -72,7 +72,7 @@ pub async fn run(database: &Database, args: Args, output: Output) -> Result<(), 
         actor: args.actor,
     };
     accountable.check()?;
-    if selection.named == Some(1) && args.plan_hash.is_none() {
+    if selection.named == Some(1) && args.plan_hash.is_none() && !args.follow {
         return put_back_one(
             &mut client,
             &selection.filter,

@@ -30,7 +30,7 @@ pub enum Command {
         /// Its id
         id: i64,
         /// Which of its events: waiting, replayed, processed, dead_again or skipped
-        #[arg(long, default_value = "dead_again")]
+        #[arg(long, default_value = "dead_again", value_parser = OUTCOMES)]
         outcome: String,
         /// How many of them
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(0..=10_000))]
@@ -57,6 +57,9 @@ pub struct Change {
     #[command(flatten)]
     accountable: Accountable,
 }
+
+/// What can become of an event of a replay.
+const OUTCOMES: [&str; 5] = ["waiting", "replayed", "processed", "dead_again", "skipped"];
 
 /// How often a followed replay is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
