@@ -4,8 +4,10 @@
 pub mod commands;
 mod error;
 pub mod events;
+pub mod filter;
 mod lifecycles;
 mod output;
+pub mod page;
 mod store;
 
 use clap::{Parser, Subcommand};
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 pub use error::OpsError;
 use output::Output;
+pub use output::note;
 
 /// Operates Tollgate: applies migrations, loads orders, shows what failed and why, replays it.
 ///
@@ -28,8 +31,11 @@ pub struct Cli {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, global = true)]
     database_url: Option<String>,
     /// Print JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, conflicts_with = "ndjson")]
     json: bool,
+    /// Print a line of JSON for each item
+    #[arg(long, global = true)]
+    ndjson: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -47,6 +53,14 @@ enum Command {
     /// Look at events, or retry one
     #[command(subcommand)]
     Events(commands::events::Command),
+    /// Print the completion script of a shell, e.g. for /etc/bash_completion.d/ops
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Look at replays of many dead letters; pause, resume or cancel one
+    #[command(subcommand)]
+    Replays(commands::replays::Command),
     /// Look at dead letters, replay or discard them
     #[command(subcommand)]
     DeadLetters(commands::dead_letters::Command),
@@ -54,7 +68,11 @@ enum Command {
 
 /// Runs one command.
 pub async fn run(cli: Cli) -> Result<(), OpsError> {
-    let output = Output { json: cli.json };
+    let output = match (cli.json, cli.ndjson) {
+        (true, _) => Output::Json,
+        (_, true) => Output::Ndjson,
+        _ => Output::Text,
+    };
     let database = Database(cli.database_url);
     match cli.command {
         Command::Migrate => commands::migrate::run(&database, output).await,
@@ -62,6 +80,8 @@ pub async fn run(cli: Cli) -> Result<(), OpsError> {
         Command::Doctor(args) => commands::doctor::run(&database, &args, output).await,
         Command::Trigger(args) => commands::trigger::run(&database, &args, output).await,
         Command::Events(command) => commands::events::run(&database, command, output).await,
+        Command::Completions { shell } => commands::completions::run(shell),
+        Command::Replays(command) => commands::replays::run(&database, command, output).await,
         Command::DeadLetters(command) => {
             commands::dead_letters::run(&database, command, output).await
         }

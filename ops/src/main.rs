@@ -9,7 +9,9 @@ async fn main() -> ExitCode {
     match ops::run(ops::Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            if error.code() != 0 {
+                ops::note(format_args!("error: {error}"));
+            }
             ExitCode::from(error.code())
         }
     }

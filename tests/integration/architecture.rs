@@ -100,8 +100,11 @@ fn pure_modules_do_no_io() {
             "shared/src/signature.rs",
             "shared/src/money.rs",
             "shared/src/orders/transition.rs",
+            "worker/src/alerting/rules.rs",
             "worker/src/decision.rs",
             "worker/src/fingerprint.rs",
+            "ops/src/filter.rs",
+            "ops/src/page.rs",
             "worker/src/mail/render.rs",
             "gateway/src/envelope.rs",
         ];

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod alerting;
 mod architecture;
 mod config;
 mod faults;
@@ -12,6 +13,8 @@ mod migrations;
 mod ops;
 mod permutations;
 mod processes;
+mod replays;
+mod retention;
 mod roles;
 mod signatures;
 mod subscriptions;

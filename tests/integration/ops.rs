@@ -1,6 +1,6 @@
 //! The commands, as processes, under the operators' role.
 
-use harness::binaries::{ops, ops_with};
+use harness::binaries::{ops, ops_with, program};
 use harness::broker::Broker;
 use harness::stripe::{event, event_id, payment_intent, post};
 use harness::{RunningGateway, RunningWorker, TestBed};
@@ -236,6 +236,95 @@ async fn a_dead_event_is_retried_with_a_reason_that_is_audited() {
     bed.check_invariants().await;
 }
 
+#[tokio::test]
+async fn lists_go_on_page_by_page_and_as_lines() {
+    let bed = TestBed::new().await;
+    bed.db
+        .batch_execute(
+            "INSERT INTO webhook_events (id, type, received_at)
+             SELECT 'evt_' || n, CASE WHEN n > 20 THEN 'b.two' ELSE 'a.one' END, now() - n % 3 * interval '1 minute'
+             FROM generate_series(1, 25) n;
+             INSERT INTO dead_letters (reason, error, fingerprint, message, died_at)
+             SELECT 'undecodable', 'e', 'f', 'm', now() - n % 3 * interval '1 minute' FROM generate_series(1, 25) n",
+        )
+        .await
+        .unwrap();
+    for (list, name) in [("events", "events"), ("dead-letters", "dead_letters")] {
+        let (mut seen, mut cursor, mut pages) = (Vec::new(), None::<String>, 0);
+        loop {
+            let mut args = vec![list, "list", "--limit", "10", "--json"];
+            args.extend(cursor.iter().flat_map(|cursor| ["--cursor", cursor]));
+            let page = ops(&bed, &args).await.json();
+            assert_eq!(page["schema"], 1);
+            let rows = page[name].as_array().unwrap();
+            seen.extend(rows.iter().map(|row| row["id"].to_string()));
+            pages += 1;
+            cursor = page["next"].as_str().map(str::to_owned);
+            if cursor.is_none() {
+                break;
+            }
+        }
+        let all = ops(&bed, &[list, "list", "--ndjson"]).await.stdout();
+        let all: Vec<Value> = all
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert!(all.iter().all(|row| row["schema"] == 1));
+        let all: Vec<String> = all.iter().map(|row| row["id"].to_string()).collect();
+        assert_eq!((seen, pages, all.len()), (all.clone(), 3, 25), "{list}");
+        ops(&bed, &[list, "list", "--cursor", "nonsense"])
+            .await
+            .expect_code(2);
+    }
+    let filter = ["--filter", "type:b.*,c.three since:1d state:received"];
+    assert_eq!(listed(&bed, &filter).await.len(), 5);
+    let twice = [
+        "events",
+        "list",
+        "--filter",
+        "state:dead",
+        "--state",
+        "dead",
+    ];
+    ops(&bed, &twice).await.expect_code(2);
+}
+
+#[tokio::test]
+async fn a_reader_that_leaves_is_no_fault_and_a_full_disk_is() {
+    let bed = TestBed::new().await;
+    bed.seed_order("ord_1").await;
+    let list = async |stdout: std::process::Stdio| {
+        let mut command = program("ops").await;
+        command.args(["events", "list"]).stdout(stdout);
+        command
+            .env("DATABASE_URL", bed.ops_url())
+            .stderr(std::process::Stdio::piped());
+        // `output()` would replace stdout.
+        let child = command.spawn().unwrap();
+        let output = child.wait_with_output().await.unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), stderr)
+    };
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(list(writer.into()).await, (Some(0), String::new()));
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let (code, problem) = list(full.unwrap().into()).await;
+    assert_eq!(code, Some(1), "{problem}");
+    assert!(problem.contains("cannot be written"), "{problem}");
+}
+
+#[tokio::test]
+async fn completions_are_printed_for_each_shell() {
+    let bed = TestBed::new().await;
+    for shell in ["bash", "zsh", "fish"] {
+        let done = ops(&bed, &["completions", shell]).await;
+        done.expect_code(0);
+        assert!(done.stdout().contains("dead-letters"), "{shell}");
+    }
+    ops(&bed, &["completions", "none"]).await.expect_code(2);
+}
+
 /// Runs `ops dead-letters` and returns its JSON, if the exit code is 0 as expected.
 async fn dead_letters(bed: &TestBed, args: &[&str], code: i32) -> Value {
     let args: Vec<&str> = ["dead-letters"]
@@ -283,8 +372,7 @@ async fn nothing_is_replayed_without_reason_consent_or_target() {
     dead_letters(&bed, &["replay", "--all", "--reason", "x"], 4).await;
     dead_letters(&bed, &["replay", "evt_none", "--reason", "x"], 3).await;
     let preview = dead_letters(&bed, &["replay", "--all", "--reason", "x", "--dry-run"], 0).await;
-    assert_eq!(preview["replayed"]["matched"], 1);
-    assert_eq!(preview["replayed"]["done"], 0);
+    assert_eq!(preview["plan"]["count"], 1);
     assert_eq!(bed.count(UNRESOLVED).await, 1);
     assert_eq!(bed.count("SELECT count(*) FROM audit_log").await, 0);
 }
@@ -307,10 +395,10 @@ async fn dead_letters_are_replayed_and_discarded_with_an_audit_entry_each() {
         "1h",
         "--yes",
         "--reason",
-        "seeded",
+        "the order is seeded",
     ];
     let replayed = dead_letters(&bed, &filter, 0).await;
-    assert_eq!(replayed["replayed"]["done"], 2);
+    assert_eq!(replayed["replay"]["planned"], 2);
     for id in [&one, &two] {
         bed.until_state(id, "processed").await;
     }
@@ -320,9 +408,10 @@ async fn dead_letters_are_replayed_and_discarded_with_an_audit_entry_each() {
         2
     );
     assert_eq!(
-        bed.count("SELECT count(*) FROM audit_log WHERE length(reason) > 0")
+        bed.count("SELECT count(*) FROM audit_log WHERE action IN ('dead_letters.discard', 'replay.planned')")
             .await,
-        2
+        2,
+        "one discard, one replay planned"
     );
     // A second replay of the same finds nothing to do.
     dead_letters(&bed, &["replay", &one, "--reason", "again"], 3).await;
@@ -344,8 +433,9 @@ async fn a_replayed_event_may_die_again_and_some_letters_cannot_be_replayed() {
             "replay",
             "--all",
             "--yes",
+            "--follow",
             "--reason",
-            "try",
+            "try it again",
         ],
     )
     .await

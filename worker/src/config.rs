@@ -13,8 +13,10 @@ use shared::settings::{
     Check, Problems, ServiceArgs, ServiceSettings, address, boolean, count, duration,
 };
 
+use crate::alerting::{AlertSettings, Hook};
 use crate::decision::Policy;
 use crate::mail::Outlet;
+use crate::retention::Ages;
 
 /// Fulfills events: consumes the queue, runs handlers, sends mails, relays and rescues messages. Run as many as wanted.
 #[derive(Parser)]
@@ -49,6 +51,29 @@ pub struct Args {
     /// How long a free seat is kept for the first of the waitlist
     #[arg(long, env = "SEAT_OFFER", default_value = "24h")]
     seat_offer: String,
+    /// Bodies of final events are removed when they are older than this; `off` keeps them
+    #[arg(long, env = "RETENTION_PAYLOADS", default_value = "off")]
+    retention_payloads: String,
+    /// Final events are removed when they are older than this, 31d at the least; `off` keeps them
+    #[arg(long, env = "RETENTION_EVENTS", default_value = "off")]
+    retention_events: String,
+    /// Addresses that alerts and the daily summary are mailed to, separated by commas
+    #[arg(
+        long,
+        env = "ALERT_MAIL_TO",
+        default_value = "",
+        hide_default_value = true
+    )]
+    alert_mail_to: String,
+    /// URL that alerts are posted to as {"text": "…"}, which Slack and others take
+    #[arg(long, env = "ALERT_HOOK_URL", hide_env_values = true)]
+    alert_hook_url: Option<String>,
+    /// Signs those posts, in the header Tollgate-Signature, as Stripe signs
+    #[arg(long, env = "ALERT_HOOK_SECRET", hide_env_values = true)]
+    alert_hook_secret: Option<String>,
+    /// An alert that still fires is told again after this time
+    #[arg(long, env = "ALERT_REPEAT", default_value = "4h")]
+    alert_repeat: String,
     /// Mail server, e.g. smtp://user:password@host:587?tls=required; without it mails are written to MAIL_DIR
     #[arg(long, env = "SMTP_URL", hide_env_values = true)]
     smtp_url: Option<String>,
@@ -80,6 +105,10 @@ pub struct Config {
     pub rescue_after: Duration,
     /// How long seats wait.
     pub seat_times: SeatTimes,
+    /// When what is final is removed.
+    pub ages: Ages,
+    /// Who is told of alerts.
+    pub alerts: AlertSettings,
     /// Where mails go.
     pub outlet: Outlet,
     /// Who sends them.
@@ -103,6 +132,8 @@ impl Config {
         let rescue_after = check.value("RESCUE_AFTER", &args.rescue_after, duration);
         let hold = check.value("SEAT_HOLD", &args.seat_hold, duration);
         let offer = check.value("SEAT_OFFER", &args.seat_offer, duration);
+        let ages = ages(args, &mut check);
+        let alerts = alerts(args, &mut check);
         let outlet = match args
             .smtp_url
             .as_deref()
@@ -128,6 +159,8 @@ impl Config {
                     hold: hold?,
                     offer: offer?,
                 },
+                ages: ages?,
+                alerts: alerts?,
                 outlet: outlet?,
                 mail_from: mail_from?,
             })
@@ -146,6 +179,65 @@ fn policy(args: &Args, check: &mut Check) -> Option<Policy> {
         backoff_base,
         backoff_max,
     })
+}
+
+/// Stripe, or a person there, may send an event again for 30 days: until then it must be known.
+const LEAST_EVENT_AGE: Duration = Duration::from_secs(31 * 86_400);
+
+fn ages(args: &Args, check: &mut Check) -> Option<Ages> {
+    let payloads = check.value("RETENTION_PAYLOADS", &args.retention_payloads, age);
+    let events = check.value("RETENTION_EVENTS", &args.retention_events, age);
+    if events
+        .flatten()
+        .is_some_and(|events| events < LEAST_EVENT_AGE)
+    {
+        let text =
+            "RETENTION_EVENTS must be at least 31d: until then Stripe may send an event again";
+        check.problem(text.to_owned());
+    }
+    Some(Ages {
+        payloads: payloads?,
+        events: events?,
+    })
+}
+
+fn alerts(args: &Args, check: &mut Check) -> Option<AlertSettings> {
+    let mail_to = check.value("ALERT_MAIL_TO", &args.alert_mail_to, mailboxes);
+    let repeat = check.value("ALERT_REPEAT", &args.alert_repeat, duration);
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
+    let secret = given(&args.alert_hook_secret);
+    let hook = match given(&args.alert_hook_url) {
+        Some(url) => check
+            .value("ALERT_HOOK_URL", &url, |url| {
+                Hook::new(url, secret.as_deref())
+            })
+            .map(Some),
+        None => Some(None),
+    };
+    Some(AlertSettings {
+        mail_to: mail_to?,
+        hook: hook?,
+        repeat: repeat?,
+    })
+}
+
+fn mailboxes(raw: &str) -> Result<Vec<Mailbox>, String> {
+    raw.split(',')
+        .map(str::trim)
+        .filter(|address| !address.is_empty())
+        .map(|address| {
+            address
+                .parse()
+                .map_err(|_| format!("must be addresses separated by commas, not `{address}`"))
+        })
+        .collect()
+}
+
+fn age(raw: &str) -> Result<Option<Duration>, String> {
+    match raw {
+        "off" => Ok(None),
+        _ => duration(raw).map(Some),
+    }
 }
 
 /// The message never repeats the URL: it may hold a password.
@@ -169,6 +261,10 @@ mod tests {
             "--livemode=maybe",
             "--concurrency=0",
             "--backoff-base=0s",
+            "--retention-payloads=soon",
+            "--retention-events=30d",
+            "--alert-mail-to=nobody",
+            "--alert-hook-url=ftp://hunter2",
             "--smtp-url=http://user:hunter2@mail",
             "--mail-from=nobody",
         ];
@@ -180,6 +276,10 @@ mod tests {
             "STRIPE_LIVEMODE",
             "WORKER_CONCURRENCY",
             "WORKER_BACKOFF_BASE",
+            "RETENTION_PAYLOADS",
+            "RETENTION_EVENTS",
+            "ALERT_MAIL_TO",
+            "ALERT_HOOK_URL",
             "SMTP_URL",
             "MAIL_FROM",
         ] {

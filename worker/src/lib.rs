@@ -1,6 +1,7 @@
 //! The worker: fulfills events, once in effect. It consumes the queue and runs a handler per event in one transaction;
-//! beside it run the relay, the rescue, the dead-letter recorder and the mailer. Run as many workers as wanted.
+//! beside it run the relay, the rescue, the dead-letter recorder, the replayer and the mailer. Run as many workers as wanted.
 
+pub mod alerting;
 pub mod config;
 mod consumer;
 pub mod decision;
@@ -13,7 +14,9 @@ mod metrics;
 mod processor;
 mod recorder;
 mod relay;
+mod replayer;
 mod rescue;
+mod retention;
 mod seats;
 mod store;
 
@@ -30,9 +33,11 @@ use shared::health::{Health, PROBE_INTERVAL, PROBE_TIMEOUT, watch_database};
 use shared::lifecycle::{Background, sleep_unless};
 use shared::migrations::{MigrationError, require_current};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::alerting::{Alerting, Sender};
 use crate::config::Config;
 use crate::consumer::ConsumerLoop;
 use crate::handlers::Registry;
@@ -41,12 +46,14 @@ use crate::metrics::Metrics;
 use crate::processor::Processor;
 use crate::recorder::Recorder;
 use crate::relay::Relay;
+use crate::replayer::Replayer;
 use crate::rescue::Rescue;
+use crate::retention::Retention;
 use crate::seats::Seats;
 
 const APPLICATION: &str = "tollgate-worker";
-/// Connections beside those of the handlers: relay, rescue, recorder, mailer and seats.
-const HELPER_CONNECTIONS: usize = 5;
+/// Connections beside those of the handlers: relay, rescue, recorder, mailer, seats, replayer, retention, alerting and its sender.
+const HELPER_CONNECTIONS: usize = 9;
 const DATABASE_WAIT: Duration = Duration::from_secs(5);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -151,6 +158,7 @@ fn start(
         usize::from(config.concurrency) + HELPER_CONNECTIONS,
         DATABASE_WAIT,
     );
+    start_upkeep(&config, &pool, &metrics, background);
     let broker = config.service.broker;
     let (publisher, supervisor) = Publisher::new(
         broker.clone(),
@@ -159,7 +167,9 @@ fn start(
         token.clone(),
     );
     background.spawn(supervisor);
-    background.spawn(Relay::new(pool.clone(), publisher, metrics.clone()).run(token.clone()));
+    let wake = Arc::new(Notify::new());
+    let relay = Relay::new(pool.clone(), publisher, metrics.clone(), wake.clone());
+    background.spawn(relay.run(token.clone()));
     background
         .spawn(Rescue::new(pool.clone(), config.rescue_after, metrics.clone()).run(token.clone()));
     // Mails under way end while the events in flight do; no more are begun.
@@ -174,7 +184,7 @@ fn start(
         mailer.run(stop_mails).await;
         token.cancelled().await;
     });
-    background.spawn(Seats::new(pool.clone(), config.seat_times).run(background.token()));
+    background.spawn(Replayer::new(pool.clone(), &worker_name(), wake).run(background.token()));
     let processor = Processor {
         pool: pool.clone(),
         registry,
@@ -193,6 +203,19 @@ fn start(
         recorder,
         health: health.clone(),
     }
+}
+
+/// Starts what no event waits for.
+fn start_upkeep(config: &Config, pool: &Pool, metrics: &Metrics, background: &mut Background) {
+    let token = background.token();
+    background.spawn(Seats::new(pool.clone(), config.seat_times).run(token.clone()));
+    let retention = Retention::new(pool.clone(), config.ages, metrics.clone());
+    background.spawn(retention.run(token.clone()));
+    let alerts = &config.alerts;
+    let alerting = Alerting::new(pool.clone(), alerts.clone(), config.livemode);
+    background.spawn(alerting.run(token.clone()));
+    let (outlet, from) = (config.outlet.clone(), config.mail_from.clone());
+    background.spawn(Sender::new(pool.clone(), alerts.clone(), outlet, from).run(token));
 }
 
 async fn announce_drain(health: Health, shutdown: CancellationToken) {

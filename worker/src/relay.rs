@@ -1,6 +1,7 @@
 //! The relay: publishes what is due in the outbox, which is every retry and replay, and whatever a gateway could not
 //! publish itself. Any number of workers relay at once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
@@ -8,6 +9,7 @@ use futures_util::future::join_all;
 use shared::broker::Publisher;
 use shared::database::{StoreError, with_client};
 use shared::lifecycle::sleep_unless;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -24,6 +26,7 @@ pub struct Relay {
     pool: Pool,
     publisher: Publisher,
     metrics: Metrics,
+    wake: Arc<Notify>,
 }
 
 /// What one round did.
@@ -36,12 +39,13 @@ pub struct Relayed {
 }
 
 impl Relay {
-    /// A relay.
-    pub fn new(pool: Pool, publisher: Publisher, metrics: Metrics) -> Self {
+    /// A relay; `wake` tells it that this worker has just written to the outbox.
+    pub fn new(pool: Pool, publisher: Publisher, metrics: Metrics, wake: Arc<Notify>) -> Self {
         Self {
             pool,
             publisher,
             metrics,
+            wake,
         }
     }
 
@@ -57,7 +61,11 @@ impl Relay {
                     AFTER_FAILURE
                 }
             };
-            if !sleep_unless(&shutdown, pause).await {
+            let goes_on = tokio::select! {
+                slept = sleep_unless(&shutdown, pause) => slept,
+                () = self.wake.notified(), if pause == IDLE => true,
+            };
+            if !goes_on {
                 return;
             }
         }

@@ -140,7 +140,7 @@ pub async fn run(database: &Database, args: &Args, output: Output) -> Result<(),
                 ]
             }),
         )
-    });
+    })?;
     let failures = findings
         .iter()
         .filter(|finding| finding.state == State::Failed)
@@ -231,7 +231,8 @@ async fn check_privileges(client: &Object) -> Result<Vec<Finding>, OpsError> {
     const MINE: &str = "
         SELECT concat_ws(' ', privilege, 'on', relation)
         FROM (VALUES ('webhook_events', 'SELECT'), ('event_attempts', 'SELECT'), ('dead_letters', 'SELECT'),
-            ('outbox', 'INSERT'), ('audit_log', 'INSERT'), ('orders', 'INSERT'), ('products', 'INSERT'))
+            ('outbox', 'INSERT'), ('audit_log', 'INSERT'), ('replays', 'INSERT'), ('replay_items', 'INSERT'),
+            ('orders', 'INSERT'), ('products', 'INSERT'))
             AS needed (relation, privilege)
         WHERE NOT has_table_privilege(relation, privilege)";
     const EXCESS: &str = "

@@ -4,11 +4,14 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Accountable;
-use super::since::since;
-use crate::output::{Output, safe, table, time, time_or_dash};
+use super::filter_args::FilterArgs;
+use super::replay::check_budget;
+use crate::filter::Filter;
+use crate::output::{Output, print_bytes, safe, table, time, time_or_dash};
+use crate::page::{Cursor, next_page};
 use crate::store::audit;
-use crate::store::dead_letters::{self, Filter as DeadLetterFilter};
-use crate::store::events::{self, Attempt, Event, Filter};
+use crate::store::dead_letters;
+use crate::store::events::{self, Attempt, Event};
 use crate::{Database, OpsError};
 
 /// What to do with events.
@@ -19,15 +22,15 @@ pub enum Command {
         /// Only this state: received, processed, ignored, retrying, dead or discarded
         #[arg(long, alias = "status")]
         state: Option<String>,
-        /// Only this type; `*` stands for anything, as in `charge.*`
-        #[arg(long = "type")]
-        event_type: Option<String>,
-        /// Only those received since: 2h, 30m, 7d or an RFC 3339 time
-        #[arg(long, value_parser = since)]
-        since: Option<jiff::Timestamp>,
+        /// Which.
+        #[command(flatten)]
+        filter: FilterArgs,
         /// How many
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
         limit: i64,
+        /// Go on behind this place: the `next` of the page before
+        #[arg(long)]
+        cursor: Option<Cursor>,
     },
     /// Show an event with its attempts
     Show {
@@ -41,50 +44,46 @@ pub enum Command {
     Retry {
         /// The event's id
         id: String,
+        /// Do it although it was replayed five times already
+        #[arg(long)]
+        force: bool,
         /// Who, and why.
         #[command(flatten)]
         accountable: Accountable,
     },
 }
 
-const STATES: [&str; 6] = [
-    "received",
-    "processed",
-    "ignored",
-    "retrying",
-    "dead",
-    "discarded",
-];
-
 /// Runs the command.
 pub async fn run(database: &Database, command: Command, output: Output) -> Result<(), OpsError> {
     match command {
         Command::List {
             state,
-            event_type,
-            since,
+            filter,
             limit,
+            cursor,
         } => {
-            if let Some(unknown) = state.as_deref().filter(|state| !STATES.contains(state)) {
-                return Err(OpsError::Usage(format!(
-                    "there is no state `{unknown}`: {}",
-                    STATES.join(", ")
-                )));
-            }
-            let filter = Filter {
-                state,
-                event_type,
-                since,
-                limit,
-            };
-            let found = events::list(&database.connect().await?, &filter).await?;
-            output.print("events", &found, |found| list(found));
-            Ok(())
+            let filter = with_state(filter.read()?, state)?;
+            let client = database.connect().await?;
+            let found = events::list(&client, &filter, cursor.as_ref(), limit).await?;
+            let next = next_page(&found, limit, |event| (event.received_at, event.id.clone()));
+            output.print_list("events", &found, next, list)
         }
         Command::Show { id, raw: true } => show_raw(database, &id).await,
         Command::Show { id, raw: false } => show(database, &id, output).await,
-        Command::Retry { id, accountable } => retry(database, &id, &accountable, output).await,
+        Command::Retry {
+            id,
+            force,
+            accountable,
+        } => retry(database, &id, force, &accountable, output).await,
     }
+}
+
+fn with_state(filter: Filter, state: Option<String>) -> Result<Filter, OpsError> {
+    let states = Filter {
+        states: state.into_iter().collect(),
+        ..Filter::default()
+    };
+    Ok(filter.and(states)?)
 }
 
 fn list(found: &[Event]) -> String {
@@ -156,8 +155,7 @@ async fn show(database: &Database, id: &str, output: Output) -> Result<(), OpsEr
                 .map(|(name, value)| [name.to_owned(), value]),
         );
         format!("{fields}\n{}", attempts(attempt_log))
-    });
-    Ok(())
+    })
 }
 
 fn attempts(log: &[Attempt]) -> String {
@@ -179,13 +177,10 @@ fn attempts(log: &[Attempt]) -> String {
 }
 
 async fn show_raw(database: &Database, id: &str) -> Result<(), OpsError> {
-    use std::io::Write;
     let body = events::body(&database.connect().await?, id)
         .await?
         .ok_or_else(|| not_found(id))?;
-    std::io::stdout()
-        .write_all(&body)
-        .map_err(|error| OpsError::Unexpected(error.to_string()))
+    print_bytes(&body)
 }
 
 fn not_found(id: &str) -> OpsError {
@@ -195,6 +190,7 @@ fn not_found(id: &str) -> OpsError {
 async fn retry(
     database: &Database,
     id: &str,
+    force: bool,
     accountable: &Accountable,
     output: Output,
 ) -> Result<(), OpsError> {
@@ -204,10 +200,11 @@ async fn retry(
     let event = events::find(&tx, id).await?.ok_or_else(|| not_found(id))?;
     let retried = match event.state.as_str() {
         "dead" => {
-            let filter = DeadLetterFilter {
-                event_ids: vec![id.to_owned()],
-                ..DeadLetterFilter::default()
+            let filter = Filter {
+                ids: vec![id.to_owned()],
+                ..Filter::default()
             };
+            check_budget(&tx, &filter, force).await?;
             dead_letters::replay(&tx, &filter, 1).await?.len() == 1
         }
         "retrying" => events::hurry(&tx, id).await?,
@@ -239,6 +236,5 @@ async fn retry(
     tx.commit().await?;
     output.print("retried", &id, |id| {
         format!("{id} will be attempted again now")
-    });
-    Ok(())
+    })
 }

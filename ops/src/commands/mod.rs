@@ -1,11 +1,14 @@
 //! One file per command.
 
+pub mod completions;
 pub mod dead_letters;
 pub mod doctor;
 pub mod events;
+mod filter_args;
 pub mod migrate;
+pub mod replay;
+pub mod replays;
 pub mod seed;
-mod since;
 pub mod trigger;
 
 /// Who does this: for the audit log.
@@ -31,7 +34,7 @@ impl Accountable {
     }
 }
 
-fn login() -> String {
+pub(crate) fn login() -> String {
     ["USER", "LOGNAME"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok())

@@ -4,25 +4,12 @@ use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
 use serde::Serialize;
 use shared::database::{StoreError, query};
+use shared::replay::store::put_back;
 use tokio_postgres::Row;
 
-use super::events::like_pattern;
-
-/// Which unresolved dead letters.
-#[derive(Debug, Default, Serialize)]
-pub struct Filter {
-    /// Only these; empty means any.
-    pub ids: Vec<i64>,
-    /// Only of events with these ids; empty means any.
-    pub event_ids: Vec<String>,
-    /// Only of this type; `*` stands for anything.
-    #[serde(rename = "type")]
-    pub event_type: Option<String>,
-    /// Only of this group.
-    pub fingerprint: Option<String>,
-    /// Only those that died from then on.
-    pub since: Option<Timestamp>,
-}
+use super::conditions::Conditions;
+use crate::filter::Filter;
+use crate::page::Cursor;
 
 /// A dead letter.
 #[derive(Debug, Serialize)]
@@ -69,15 +56,6 @@ pub struct Group {
     pub last_at: Timestamp,
 }
 
-const MATCHING: &str = "
-    FROM dead_letters letter LEFT JOIN webhook_events event ON event.id = letter.event_id
-    WHERE letter.resolved_at IS NULL
-        AND (cardinality($1::bigint[]) + cardinality($2::text[]) = 0
-            OR letter.id = ANY($1) OR letter.event_id = ANY($2))
-        AND ($3::text IS NULL OR event.type LIKE $3)
-        AND ($4::text IS NULL OR letter.fingerprint = $4)
-        AND ($5::timestamptz IS NULL OR letter.died_at >= $5)";
-
 const COLUMNS: &str =
     "letter.id, letter.event_id, event.type, letter.reason, letter.error, letter.fingerprint,
     letter.died_at, event.attempts, letter.resolved_at, letter.resolution, letter.message";
@@ -85,33 +63,32 @@ const COLUMNS: &str =
 async fn matching(
     client: &impl GenericClient,
     select: &str,
-    filter: &Filter,
+    conditions: &Conditions,
     rest: &str,
 ) -> Result<Vec<Row>, StoreError> {
-    let pattern = filter.event_type.as_deref().map(like_pattern);
-    let sql = format!("SELECT {select} {MATCHING} {rest}");
-    query(
-        client,
-        &sql,
-        &[
-            &filter.ids,
-            &filter.event_ids,
-            &pattern,
-            &filter.fingerprint,
-            &filter.since,
-        ],
-    )
-    .await
+    let sql = format!(
+        "SELECT {select} FROM dead_letters letter LEFT JOIN webhook_events event ON event.id = letter.event_id
+         WHERE letter.resolved_at IS NULL AND {} {rest}",
+        conditions.sql()
+    );
+    query(client, &sql, &conditions.params()).await
 }
 
-/// Lists unresolved dead letters, oldest first.
+/// Lists unresolved dead letters, oldest first, from behind a place on.
 pub async fn list(
     client: &impl GenericClient,
     filter: &Filter,
+    behind: Option<&Cursor>,
     limit: i64,
 ) -> Result<Vec<DeadLetter>, StoreError> {
+    let mut conditions = Conditions::of_letters(filter);
+    if let Some(Cursor { at, id }) = behind {
+        let id: i64 = id.parse().unwrap_or(i64::MAX);
+        let (at, id) = (conditions.bind(*at), conditions.bind(id));
+        conditions.add(format!("(letter.died_at, letter.id) > ({at}, {id})"));
+    }
     let rest = format!("ORDER BY letter.died_at, letter.id LIMIT {limit}");
-    Ok(matching(client, COLUMNS, filter, &rest)
+    Ok(matching(client, COLUMNS, &conditions, &rest)
         .await?
         .iter()
         .map(dead_letter)
@@ -120,10 +97,12 @@ pub async fn list(
 
 /// Counts unresolved dead letters.
 pub async fn count(client: &impl GenericClient, filter: &Filter) -> Result<i64, StoreError> {
-    Ok(matching(client, "count(*)", filter, "")
-        .await?
-        .first()
-        .map_or(0, |row| row.get(0)))
+    Ok(
+        matching(client, "count(*)", &Conditions::of_letters(filter), "")
+            .await?
+            .first()
+            .map_or(0, |row| row.get(0)),
+    )
 }
 
 /// Groups unresolved dead letters by cause, largest first.
@@ -136,7 +115,7 @@ pub async fn groups(
     let rows = matching(
         client,
         SELECT,
-        filter,
+        &Conditions::of_letters(filter),
         "GROUP BY letter.fingerprint ORDER BY 4 DESC, 1 LIMIT 200",
     )
     .await?;
@@ -191,25 +170,29 @@ pub async fn replay(
     most: i64,
 ) -> Result<Vec<String>, StoreError> {
     let ids = lock(tx, filter, most).await?;
-    const REPLAY: &str = "
-        WITH event AS (
-            UPDATE webhook_events
-            SET state = 'received', finished_at = NULL, budget_from = attempts, rescue_from = now(), rescues = 0
-            FROM dead_letters letter
-            WHERE letter.id = ANY($1) AND webhook_events.id = letter.event_id AND state = 'dead'
-            RETURNING webhook_events.id
-        ), message AS (
-            INSERT INTO outbox (event_id) SELECT id FROM event
-        )
-        UPDATE dead_letters letter SET resolved_at = now(), resolution = 'replayed'
-        FROM event WHERE letter.event_id = event.id AND letter.id = ANY($1)
-        RETURNING letter.event_id";
-    Ok(query(tx, REPLAY, &[&ids])
-        .await?
-        .iter()
-        .map(|row| row.get(0))
-        .collect())
+    put_back(tx, &ids).await
 }
+
+/// How many events of matching dead letters were replayed so often that one more replay needs `--force`.
+pub async fn count_exhausted(
+    client: &impl GenericClient,
+    filter: &Filter,
+    budget: i64,
+) -> Result<i64, StoreError> {
+    let mut conditions = Conditions::of_letters(filter);
+    let budget = conditions.bind(budget);
+    let sql = format!(
+        "SELECT count(*) FROM dead_letters letter JOIN webhook_events event ON event.id = letter.event_id
+         WHERE letter.resolved_at IS NULL AND {} AND {REPLAYED_BEFORE} >= {budget}",
+        conditions.sql()
+    );
+    let row = query(client, &sql, &conditions.params()).await?;
+    Ok(row.first().map_or(0, |row| row.get(0)))
+}
+
+/// How often the event of `letter` was replayed.
+pub const REPLAYED_BEFORE: &str = "
+    (SELECT count(*) FROM dead_letters earlier WHERE earlier.event_id = letter.event_id AND earlier.resolution = 'replayed')";
 
 /// Gives matching dead letters up: their events will never be attempted again. Returns how many.
 pub async fn discard(
@@ -239,9 +222,11 @@ pub async fn discard(
 /// circle; what another command holds is its own.
 async fn lock(tx: &Transaction<'_>, filter: &Filter, most: i64) -> Result<Vec<i64>, StoreError> {
     let rest = format!("ORDER BY letter.id LIMIT {most} FOR UPDATE OF letter SKIP LOCKED");
-    Ok(matching(tx, "letter.id", filter, &rest)
-        .await?
-        .iter()
-        .map(|row| row.get(0))
-        .collect())
+    Ok(
+        matching(tx, "letter.id", &Conditions::of_letters(filter), &rest)
+            .await?
+            .iter()
+            .map(|row| row.get(0))
+            .collect(),
+    )
 }

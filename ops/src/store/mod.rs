@@ -2,5 +2,7 @@
 
 pub mod audit;
 pub mod catalogue;
+pub mod conditions;
 pub mod dead_letters;
 pub mod events;
+pub mod replays;

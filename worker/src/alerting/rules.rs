@@ -1,0 +1,285 @@
+//! Which alerts fire, and what is told of it: on a change, and again from time to time. Pure.
+
+use jiff::{SignedDuration, Timestamp};
+
+/// A group of open dead letters.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// What they share.
+    pub fingerprint: String,
+    /// A fixed word for the cause.
+    pub reason: String,
+    /// How many.
+    pub count: i64,
+}
+
+/// What the rules look at.
+#[derive(Debug, Clone, Default)]
+pub struct Measured {
+    /// Groups that grew by more than [`MANY_FAILURES`] within an hour.
+    pub growing: Vec<Group>,
+    /// Groups of events about payments.
+    pub payments: Vec<Group>,
+    /// Seconds that the oldest new event waits for its first attempt.
+    pub backlog_age_s: f64,
+    /// Events of the other mode within an hour.
+    pub wrong_mode: i64,
+    /// Events whose message was lost within a day.
+    pub rescued: i64,
+    /// Seconds since the last event.
+    pub quiet_s: Option<f64>,
+    /// Seconds between events at this hour of the week, in the last four weeks.
+    pub usual_gap_s: Option<f64>,
+}
+
+/// More failures of one cause within an hour are an alert.
+pub const MANY_FAILURES: i64 = 5;
+const BACKLOG_WARN_S: f64 = 60.0;
+const BACKLOG_PAGE_S: f64 = 300.0;
+/// A silence this many times as long as usual.
+const QUIET_FACTOR: f64 = 3.0;
+const LEAST_QUIET_S: f64 = 300.0;
+
+/// An alert that fires now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Firing {
+    /// Which rule.
+    pub rule: &'static str,
+    /// What it is about, within the rule.
+    pub key: String,
+    /// For people.
+    pub message: String,
+}
+
+/// Where an alert stood.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Which rule.
+    pub rule: String,
+    /// What it is about.
+    pub key: String,
+    /// Whether it fires.
+    pub firing: bool,
+    /// What was said of it.
+    pub message: String,
+    /// Since when it stands so.
+    pub since: Timestamp,
+    /// When that was told last.
+    pub told_at: Timestamp,
+}
+
+/// What is new of an alert.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// It fires, and did not.
+    Fires(Firing),
+    /// It fires still, for so long that it is told again.
+    FiresStill(Firing, Timestamp),
+    /// It does not fire any more.
+    Resolved {
+        /// Which rule.
+        rule: String,
+        /// What it was about.
+        key: String,
+        /// What was said.
+        message: String,
+        /// Since when it had fired.
+        since: Timestamp,
+    },
+}
+
+/// The alerts that fire.
+pub fn firing(measured: &Measured) -> Vec<Firing> {
+    let mut found = Vec::new();
+    let mut add = |rule, key: &str, message: String| {
+        found.push(Firing {
+            rule,
+            key: key.to_owned(),
+            message,
+        });
+    };
+    for Group {
+        fingerprint,
+        reason,
+        count,
+    } in &measured.growing
+    {
+        let text = format!("{count} events died within an hour: {reason} (group {fingerprint})");
+        add("repeated_failures", fingerprint, text);
+    }
+    for Group {
+        fingerprint,
+        reason,
+        count,
+    } in &measured.payments
+    {
+        let text = format!("{count} payment events are dead: {reason} (group {fingerprint})");
+        add("dead_payments", fingerprint, text);
+    }
+    let age = measured.backlog_age_s;
+    for (level, limit) in [("warning", BACKLOG_WARN_S), ("page", BACKLOG_PAGE_S)] {
+        if age > limit {
+            let text = format!("the oldest event waits for more than {limit:.0} s");
+            add("backlog_age", level, text);
+        }
+    }
+    if measured.wrong_mode > 0 {
+        let text = "events of the other mode (live or test) arrive and are ignored";
+        add("wrong_mode", "", text.to_owned());
+    }
+    if measured.rescued > 0 {
+        let text = "messages of events were lost and published again within the last day";
+        add("rescued", "", text.to_owned());
+    }
+    if let (Some(quiet), Some(gap)) = (measured.quiet_s, measured.usual_gap_s)
+        && quiet > (gap * QUIET_FACTOR).max(LEAST_QUIET_S)
+    {
+        let text = format!("no event arrives; at this hour one comes every {gap:.0} s");
+        add("silence", "", text);
+    }
+    found
+}
+
+/// What has changed since it was told, or was told longer than `repeat` ago.
+pub fn news(
+    firing: &[Firing],
+    known: &[Known],
+    now: Timestamp,
+    repeat: SignedDuration,
+) -> Vec<News> {
+    let state = |rule: &str, key: &str| {
+        known
+            .iter()
+            .find(|known| known.firing && known.rule == rule && known.key == key)
+    };
+    let mut news = Vec::new();
+    for alert in firing {
+        match state(alert.rule, &alert.key) {
+            None => news.push(News::Fires(alert.clone())),
+            Some(known) if now.duration_since(known.told_at) >= repeat => {
+                news.push(News::FiresStill(alert.clone(), known.since));
+            }
+            Some(_) => {}
+        }
+    }
+    let fires = |known: &Known| {
+        firing
+            .iter()
+            .any(|alert| alert.rule == known.rule && alert.key == known.key)
+    };
+    news.extend(
+        known
+            .iter()
+            .filter(|known| known.firing && !fires(known))
+            .map(|known| News::Resolved {
+                rule: known.rule.clone(),
+                key: known.key.clone(),
+                message: known.message.clone(),
+                since: known.since,
+            }),
+    );
+    news
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(measured: &Measured) -> Vec<String> {
+        let name = |alert: &Firing| format!("{}/{}", alert.rule, alert.key);
+        firing(measured).iter().map(name).collect()
+    }
+
+    #[test]
+    fn each_rule_fires_beyond_its_limit() {
+        let group = || {
+            vec![Group {
+                fingerprint: "f".to_owned(),
+                reason: "r".to_owned(),
+                count: 6,
+            }]
+        };
+        let none = Measured::default;
+        let quiet = |quiet_s, usual_gap_s| Measured {
+            quiet_s,
+            usual_gap_s,
+            ..none()
+        };
+        let age = |backlog_age_s| Measured {
+            backlog_age_s,
+            ..none()
+        };
+        for (measured, fires) in [
+            (none(), vec![]),
+            (
+                Measured {
+                    growing: group(),
+                    ..none()
+                },
+                vec!["repeated_failures/f"],
+            ),
+            (
+                Measured {
+                    payments: group(),
+                    ..none()
+                },
+                vec!["dead_payments/f"],
+            ),
+            (age(60.0), vec![]),
+            (age(61.0), vec!["backlog_age/warning"]),
+            (age(301.0), vec!["backlog_age/warning", "backlog_age/page"]),
+            (
+                Measured {
+                    wrong_mode: 1,
+                    ..none()
+                },
+                vec!["wrong_mode/"],
+            ),
+            (
+                Measured {
+                    rescued: 1,
+                    ..none()
+                },
+                vec!["rescued/"],
+            ),
+            (quiet(Some(301.0), Some(100.0)), vec!["silence/"]),
+            (quiet(Some(301.0), Some(101.0)), vec![]),
+            (quiet(Some(299.0), Some(1.0)), vec![]),
+            (quiet(Some(9_999.0), None), vec![]),
+        ] {
+            assert_eq!(rules(&measured), fires, "{measured:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_is_told_once_and_again_after_a_while() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let alert = Firing {
+            rule: "rescued",
+            key: String::new(),
+            message: "m".to_owned(),
+        };
+        let known = |firing, told_s_ago| Known {
+            rule: "rescued".to_owned(),
+            key: String::new(),
+            firing,
+            message: "m".to_owned(),
+            since: now,
+            told_at: now - SignedDuration::from_secs(told_s_ago),
+        };
+        let repeat = SignedDuration::from_secs(100);
+        let told = |firing: &[Firing], known: Known| news(firing, &[known], now, repeat);
+        let fires = [alert.clone()];
+        assert_eq!(told(&fires, known(true, 99)), []);
+        assert_eq!(told(&fires, known(false, 1)), [News::Fires(alert.clone())]);
+        assert_eq!(
+            told(&fires, known(true, 100)),
+            [News::FiresStill(alert, now)]
+        );
+        assert_eq!(told(&[], known(false, 999)), []);
+        assert!(matches!(
+            told(&[], known(true, 1))[..],
+            [News::Resolved { .. }]
+        ));
+    }
+}
