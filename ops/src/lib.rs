@@ -4,6 +4,7 @@
 pub mod commands;
 mod error;
 pub mod events;
+pub mod filter;
 mod lifecycles;
 mod output;
 mod store;

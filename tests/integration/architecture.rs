@@ -102,6 +102,7 @@ fn pure_modules_do_no_io() {
             "shared/src/orders/transition.rs",
             "worker/src/decision.rs",
             "worker/src/fingerprint.rs",
+            "ops/src/filter.rs",
             "worker/src/mail/render.rs",
             "gateway/src/envelope.rs",
         ];

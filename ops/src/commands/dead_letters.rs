@@ -7,10 +7,11 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Accountable;
-use super::since::since;
+use super::filter_args::FilterArgs;
+use crate::filter::Filter;
 use crate::output::{Output, safe, table, time};
 use crate::store::audit;
-use crate::store::dead_letters::{self, DeadLetter, Filter, Group};
+use crate::store::dead_letters::{self, DeadLetter, Group};
 use crate::{Database, OpsError};
 
 /// What to do with dead letters.
@@ -42,20 +43,6 @@ pub enum Command {
     Discard(Change),
 }
 
-/// Which dead letters.
-#[derive(clap::Args)]
-pub struct FilterArgs {
-    /// Only of this event type; `*` stands for anything, as in `charge.*`
-    #[arg(long = "type")]
-    event_type: Option<String>,
-    /// Only those that died since: 2h, 30m, 7d or an RFC 3339 time
-    #[arg(long, value_parser = since)]
-    since: Option<jiff::Timestamp>,
-    /// Only of this group
-    #[arg(long)]
-    fingerprint: Option<String>,
-}
-
 /// A change of dead letters: named ones, or those that match.
 #[derive(clap::Args)]
 pub struct Change {
@@ -84,33 +71,17 @@ const MOST: i64 = 10_000;
 /// Ids named in one audit entry.
 const MOST_IN_AUDIT: usize = 1_000;
 
-impl From<FilterArgs> for Filter {
-    fn from(args: FilterArgs) -> Self {
-        let FilterArgs {
-            event_type,
-            since,
-            fingerprint,
-        } = args;
-        Self {
-            event_type,
-            since,
-            fingerprint,
-            ..Self::default()
-        }
-    }
-}
-
 /// Runs the command.
 pub async fn run(database: &Database, command: Command, output: Output) -> Result<(), OpsError> {
     match command {
         Command::List { filter, limit } => {
             let found =
-                dead_letters::list(&database.connect().await?, &filter.into(), limit).await?;
+                dead_letters::list(&database.connect().await?, &filter.read()?, limit).await?;
             output.print("dead_letters", &found, |found| list(found));
             Ok(())
         }
         Command::Groups { filter } => {
-            let found = dead_letters::groups(&database.connect().await?, &filter.into()).await?;
+            let found = dead_letters::groups(&database.connect().await?, &filter.read()?).await?;
             output.print("groups", &found, |found| groups(found));
             Ok(())
         }
@@ -346,35 +317,29 @@ struct Selection {
 
 impl Selection {
     fn new(ids: Vec<String>, filter: FilterArgs, all: bool) -> Result<Self, OpsError> {
-        let described = all
-            || filter.event_type.is_some()
-            || filter.since.is_some()
-            || filter.fingerprint.is_some();
-        match (ids.is_empty(), described) {
+        let filter = filter.read()?;
+        let filter = filter.and(Filter {
+            all,
+            ..Filter::default()
+        })?;
+        match (ids.is_empty(), filter.says_something()) {
             (true, false) => {
-                let text = "say which: ids, --type, --since, --fingerprint or --all";
+                let text = "say which: ids, --filter, --type, --since, --fingerprint or --all";
                 Err(OpsError::Usage(text.to_owned()))
             }
             (false, true) => Err(OpsError::Usage("say either ids or a filter".to_owned())),
             (true, true) => Ok(Self {
                 named: None,
                 bulk: true,
-                filter: filter.into(),
+                filter,
             }),
             (false, false) => {
                 let unique: BTreeSet<String> = ids.into_iter().collect();
-                let named = Some(unique.len());
-                let ids = unique.iter().filter_map(|id| id.parse().ok()).collect();
-                let event_ids = unique
-                    .into_iter()
-                    .filter(|id| id.parse::<i64>().is_err())
-                    .collect();
                 Ok(Self {
-                    named,
+                    named: Some(unique.len()),
                     bulk: false,
                     filter: Filter {
-                        ids,
-                        event_ids,
+                        ids: unique.into_iter().collect(),
                         ..Filter::default()
                     },
                 })

@@ -4,11 +4,12 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Accountable;
-use super::since::since;
+use super::filter_args::FilterArgs;
+use crate::filter::Filter;
 use crate::output::{Output, safe, table, time, time_or_dash};
 use crate::store::audit;
-use crate::store::dead_letters::{self, Filter as DeadLetterFilter};
-use crate::store::events::{self, Attempt, Event, Filter};
+use crate::store::dead_letters;
+use crate::store::events::{self, Attempt, Event};
 use crate::{Database, OpsError};
 
 /// What to do with events.
@@ -19,12 +20,9 @@ pub enum Command {
         /// Only this state: received, processed, ignored, retrying, dead or discarded
         #[arg(long, alias = "status")]
         state: Option<String>,
-        /// Only this type; `*` stands for anything, as in `charge.*`
-        #[arg(long = "type")]
-        event_type: Option<String>,
-        /// Only those received since: 2h, 30m, 7d or an RFC 3339 time
-        #[arg(long, value_parser = since)]
-        since: Option<jiff::Timestamp>,
+        /// Which.
+        #[command(flatten)]
+        filter: FilterArgs,
         /// How many
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
         limit: i64,
@@ -47,37 +45,16 @@ pub enum Command {
     },
 }
 
-const STATES: [&str; 6] = [
-    "received",
-    "processed",
-    "ignored",
-    "retrying",
-    "dead",
-    "discarded",
-];
-
 /// Runs the command.
 pub async fn run(database: &Database, command: Command, output: Output) -> Result<(), OpsError> {
     match command {
         Command::List {
             state,
-            event_type,
-            since,
+            filter,
             limit,
         } => {
-            if let Some(unknown) = state.as_deref().filter(|state| !STATES.contains(state)) {
-                return Err(OpsError::Usage(format!(
-                    "there is no state `{unknown}`: {}",
-                    STATES.join(", ")
-                )));
-            }
-            let filter = Filter {
-                state,
-                event_type,
-                since,
-                limit,
-            };
-            let found = events::list(&database.connect().await?, &filter).await?;
+            let filter = with_state(filter.read()?, state)?;
+            let found = events::list(&database.connect().await?, &filter, limit).await?;
             output.print("events", &found, |found| list(found));
             Ok(())
         }
@@ -85,6 +62,14 @@ pub async fn run(database: &Database, command: Command, output: Output) -> Resul
         Command::Show { id, raw: false } => show(database, &id, output).await,
         Command::Retry { id, accountable } => retry(database, &id, &accountable, output).await,
     }
+}
+
+fn with_state(filter: Filter, state: Option<String>) -> Result<Filter, OpsError> {
+    let states = Filter {
+        states: state.into_iter().collect(),
+        ..Filter::default()
+    };
+    Ok(filter.and(states)?)
 }
 
 fn list(found: &[Event]) -> String {
@@ -204,9 +189,9 @@ async fn retry(
     let event = events::find(&tx, id).await?.ok_or_else(|| not_found(id))?;
     let retried = match event.state.as_str() {
         "dead" => {
-            let filter = DeadLetterFilter {
-                event_ids: vec![id.to_owned()],
-                ..DeadLetterFilter::default()
+            let filter = Filter {
+                ids: vec![id.to_owned()],
+                ..Filter::default()
             };
             dead_letters::replay(&tx, &filter, 1).await?.len() == 1
         }

@@ -3,9 +3,9 @@
 pub mod dead_letters;
 pub mod doctor;
 pub mod events;
+mod filter_args;
 pub mod migrate;
 pub mod seed;
-mod since;
 pub mod trigger;
 
 /// Who does this: for the audit log.

@@ -6,23 +6,8 @@ use serde::Serialize;
 use shared::database::{StoreError, query};
 use tokio_postgres::Row;
 
-use super::events::like_pattern;
-
-/// Which unresolved dead letters.
-#[derive(Debug, Default, Serialize)]
-pub struct Filter {
-    /// Only these; empty means any.
-    pub ids: Vec<i64>,
-    /// Only of events with these ids; empty means any.
-    pub event_ids: Vec<String>,
-    /// Only of this type; `*` stands for anything.
-    #[serde(rename = "type")]
-    pub event_type: Option<String>,
-    /// Only of this group.
-    pub fingerprint: Option<String>,
-    /// Only those that died from then on.
-    pub since: Option<Timestamp>,
-}
+use super::conditions::Conditions;
+use crate::filter::Filter;
 
 /// A dead letter.
 #[derive(Debug, Serialize)]
@@ -69,15 +54,6 @@ pub struct Group {
     pub last_at: Timestamp,
 }
 
-const MATCHING: &str = "
-    FROM dead_letters letter LEFT JOIN webhook_events event ON event.id = letter.event_id
-    WHERE letter.resolved_at IS NULL
-        AND (cardinality($1::bigint[]) + cardinality($2::text[]) = 0
-            OR letter.id = ANY($1) OR letter.event_id = ANY($2))
-        AND ($3::text IS NULL OR event.type LIKE $3)
-        AND ($4::text IS NULL OR letter.fingerprint = $4)
-        AND ($5::timestamptz IS NULL OR letter.died_at >= $5)";
-
 const COLUMNS: &str =
     "letter.id, letter.event_id, event.type, letter.reason, letter.error, letter.fingerprint,
     letter.died_at, event.attempts, letter.resolved_at, letter.resolution, letter.message";
@@ -88,20 +64,13 @@ async fn matching(
     filter: &Filter,
     rest: &str,
 ) -> Result<Vec<Row>, StoreError> {
-    let pattern = filter.event_type.as_deref().map(like_pattern);
-    let sql = format!("SELECT {select} {MATCHING} {rest}");
-    query(
-        client,
-        &sql,
-        &[
-            &filter.ids,
-            &filter.event_ids,
-            &pattern,
-            &filter.fingerprint,
-            &filter.since,
-        ],
-    )
-    .await
+    let conditions = Conditions::of_letters(filter);
+    let sql = format!(
+        "SELECT {select} FROM dead_letters letter LEFT JOIN webhook_events event ON event.id = letter.event_id
+         WHERE letter.resolved_at IS NULL AND {} {rest}",
+        conditions.sql()
+    );
+    query(client, &sql, &conditions.params()).await
 }
 
 /// Lists unresolved dead letters, oldest first.

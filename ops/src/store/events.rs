@@ -6,18 +6,8 @@ use serde::Serialize;
 use shared::database::{StoreError, execute, query, query_opt};
 use tokio_postgres::Row;
 
-/// Which events to list.
-#[derive(Debug, Default)]
-pub struct Filter {
-    /// Only this state.
-    pub state: Option<String>,
-    /// Only this type; `*` stands for anything.
-    pub event_type: Option<String>,
-    /// Only those received from then on.
-    pub since: Option<Timestamp>,
-    /// Newest first, this many.
-    pub limit: i64,
-}
+use super::conditions::Conditions;
+use crate::filter::Filter;
 
 /// An event's row.
 #[derive(Debug, Serialize)]
@@ -72,39 +62,30 @@ pub struct Attempt {
     pub trace_id: Option<String>,
 }
 
-const COLUMNS: &str = "id, type, state, livemode, api_version, account, created_at, received_at, deliveries, attempts, \
-                       due_at, last_error, finished_at";
+const COLUMNS: &str = "event.id, event.type, event.state, event.livemode, event.api_version, event.account,
+    event.created_at, event.received_at, event.deliveries, event.attempts, event.due_at, event.last_error,
+    event.finished_at";
 
 /// Lists events, newest first.
-pub async fn list(client: &impl GenericClient, filter: &Filter) -> Result<Vec<Event>, StoreError> {
+pub async fn list(
+    client: &impl GenericClient,
+    filter: &Filter,
+    limit: i64,
+) -> Result<Vec<Event>, StoreError> {
+    let mut conditions = Conditions::of_events(filter);
+    let limit = conditions.bind(limit);
     let sql = format!(
-        "SELECT {COLUMNS} FROM webhook_events
-         WHERE ($1::text IS NULL OR state = $1) AND ($2::text IS NULL OR type LIKE $2)
-            AND ($3::timestamptz IS NULL OR received_at >= $3)
-         ORDER BY received_at DESC, id DESC LIMIT $4"
+        "SELECT {COLUMNS} FROM webhook_events event WHERE {}
+         ORDER BY event.received_at DESC, event.id DESC LIMIT {limit}",
+        conditions.sql()
     );
-    let pattern = filter.event_type.as_deref().map(like_pattern);
-    let rows = query(
-        client,
-        &sql,
-        &[&filter.state, &pattern, &filter.since, &filter.limit],
-    )
-    .await?;
+    let rows = query(client, &sql, &conditions.params()).await?;
     Ok(rows.iter().map(event).collect())
-}
-
-/// `charge.*` as SQL's LIKE has it.
-pub fn like_pattern(pattern: &str) -> String {
-    pattern
-        .replace('\\', "\\\\")
-        .replace('%', "\\%")
-        .replace('_', "\\_")
-        .replace('*', "%")
 }
 
 /// Finds an event.
 pub async fn find(client: &impl GenericClient, id: &str) -> Result<Option<Event>, StoreError> {
-    let sql = format!("SELECT {COLUMNS} FROM webhook_events WHERE id = $1");
+    let sql = format!("SELECT {COLUMNS} FROM webhook_events event WHERE id = $1");
     Ok(query_opt(client, &sql, &[&id])
         .await?
         .map(|row| event(&row)))

@@ -2,5 +2,6 @@
 
 pub mod audit;
 pub mod catalogue;
+pub mod conditions;
 pub mod dead_letters;
 pub mod events;
