@@ -37,6 +37,7 @@ GRANT DELETE ON course_purchases TO tollgate_worker;
 GRANT SELECT, INSERT ON alerts TO tollgate_worker;
 GRANT SELECT, INSERT, UPDATE ON subscriptions, invoices, refunds TO tollgate_worker;
 GRANT SELECT ON products TO tollgate_worker;
+GRANT INSERT ON event_objects TO tollgate_worker;
 
 -- ops: reads everything, replays and discards, seeds, and leaves a trace of each in the audit log.
 GRANT SELECT ON webhook_events, event_payloads, event_attempts, outbox, dead_letters, audit_log, products, orders,
@@ -46,6 +47,8 @@ GRANT UPDATE (state, budget_from, due_at, finished_at, rescue_from, rescues) ON 
 GRANT INSERT ON outbox, audit_log, products, orders, order_items, registrations TO tollgate_ops;
 GRANT UPDATE (resolved_at, resolution) ON dead_letters TO tollgate_ops;
 GRANT UPDATE ON products TO tollgate_ops;
+GRANT SELECT ON event_objects, dead_letter_groups TO tollgate_ops, tollgate_readonly;
+GRANT INSERT, UPDATE ON dead_letter_groups TO tollgate_ops;
 
 -- read-only: everything but the bodies.
 GRANT SELECT ON webhook_events, event_attempts, outbox, dead_letters, audit_log, products, orders, order_items,

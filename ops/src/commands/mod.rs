@@ -31,7 +31,8 @@ impl Accountable {
     }
 }
 
-fn login() -> String {
+/// Who runs this program.
+pub fn login() -> String {
     ["USER", "LOGNAME"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok())

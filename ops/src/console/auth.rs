@@ -91,11 +91,7 @@ impl Authenticator {
     }
 
     /// Who sent this request.
-    pub async fn identify(
-        &self,
-        client: IpAddr,
-        headers: &HeaderMap,
-    ) -> Result<Identity, Refused> {
+    pub async fn identify(&self, client: IpAddr, headers: &HeaderMap) -> Result<Identity, Refused> {
         match self {
             Self::Local(identity) => Ok(identity.clone()),
             Self::Users(passwords) => {

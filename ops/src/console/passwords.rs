@@ -30,7 +30,8 @@ const MOST_AT_ONCE: usize = 2;
 /// Clients remembered before those that have calmed down are forgotten.
 const MOST_CLIENTS: usize = 10_000;
 /// For a user that there is not: the answer takes as long.
-const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5bm9ib2R5$8Wb9cX0dUzD4eQ1oGJ0mWmYvG6i3Rr0Ck1x6dP0w2tI";
+const NOBODY: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5bm9ib2R5$8Wb9cX0dUzD4eQ1oGJ0mWmYvG6i3Rr0Ck1x6dP0w2tI";
 
 /// A user of the file.
 #[derive(Clone)]

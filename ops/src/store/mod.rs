@@ -3,5 +3,6 @@
 pub mod audit;
 pub mod catalogue;
 pub mod conditions;
+pub mod console;
 pub mod dead_letters;
 pub mod events;

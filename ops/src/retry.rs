@@ -1,0 +1,50 @@
+//! One event is tried again: for the command line and the console alike.
+
+use deadpool_postgres::Object;
+use serde_json::json;
+
+use crate::OpsError;
+use crate::filter::Filter;
+use crate::store::{audit, dead_letters, events};
+
+/// Puts a dead event back to work, or makes the next attempt of one that waits for it due now; with its audit entry.
+pub async fn retry(
+    client: &mut Object,
+    id: &str,
+    actor: &str,
+    reason: &str,
+) -> Result<(), OpsError> {
+    let tx = client.transaction().await?;
+    let event = events::find(&tx, id)
+        .await?
+        .ok_or_else(|| OpsError::NotFound(format!("there is no event {id}")))?;
+    let retried = match event.state.as_str() {
+        "dead" => {
+            let filter = Filter {
+                ids: vec![id.to_owned()],
+                ..Filter::default()
+            };
+            dead_letters::replay(&tx, &filter, 1).await?.len() == 1
+        }
+        "retrying" => events::hurry(&tx, id).await?,
+        "received" => {
+            return Err(OpsError::Refused(format!(
+                "{id} is received: its first attempt is on its way"
+            )));
+        }
+        state => {
+            return Err(OpsError::Refused(format!(
+                "{id} is {state}, which is final: there is nothing to retry"
+            )));
+        }
+    };
+    if !retried {
+        return Err(OpsError::Conflict(format!(
+            "{id} changed meanwhile: look at it again"
+        )));
+    }
+    let details = json!({ "event_ids": [id], "state_before": event.state });
+    audit::note(&tx, actor, "event.retry", reason, &details).await?;
+    tx.commit().await?;
+    Ok(())
+}
