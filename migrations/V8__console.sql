@@ -25,11 +25,8 @@ CREATE INDEX event_objects_event_id_idx ON event_objects (event_id);
 
 -- Processed events are most of the table and are found by time; the others by their state.
 CREATE INDEX webhook_events_state_idx ON webhook_events (state, received_at, id) WHERE state <> 'processed';
-CREATE INDEX webhook_events_type_idx ON webhook_events (type, received_at, id);
 CREATE INDEX webhook_events_repeated_idx ON webhook_events (received_at, id) WHERE attempts > 1;
 
-CREATE INDEX dead_letters_event_id_idx ON dead_letters (event_id);
-CREATE INDEX dead_letters_fingerprint_idx ON dead_letters (fingerprint, died_at, id);
 CREATE INDEX dead_letters_died_at_idx ON dead_letters (died_at);
 
 CREATE INDEX audit_log_actor_idx ON audit_log (actor, id);

@@ -28,13 +28,20 @@ GRANT INSERT (event_id, available_at, traceparent), SELECT (id), DELETE ON outbo
 
 -- worker: moves states, writes effects. It cannot change a body, an attempt or the audit log.
 GRANT SELECT ON webhook_events, event_payloads, event_attempts, dead_letters TO tollgate_worker;
-GRANT UPDATE (state, attempts, due_at, last_error, finished_at, rescue_from, rescues) ON webhook_events TO tollgate_worker;
+GRANT UPDATE (state, attempts, budget_from, due_at, last_error, finished_at, rescue_from, rescues) ON webhook_events
+    TO tollgate_worker;
 GRANT INSERT ON event_attempts, dead_letters TO tollgate_worker;
 GRANT SELECT, INSERT, DELETE, UPDATE (available_at) ON outbox TO tollgate_worker;
 GRANT SELECT, INSERT, UPDATE ON orders, order_items, registrations, tickets, payments, course_purchases, emails
     TO tollgate_worker;
 GRANT DELETE ON course_purchases TO tollgate_worker;
 GRANT SELECT, INSERT ON alerts TO tollgate_worker;
+-- It runs the replays that operators planned: it can neither plan one nor change what was planned.
+GRANT UPDATE (resolved_at, resolution) ON dead_letters TO tollgate_worker;
+GRANT SELECT ON replays, replay_items TO tollgate_worker;
+GRANT UPDATE (state, cursor, paced_at, in_flight, processed, dead_again, skipped, error, changed_by, changed_why,
+    changed_at, started_at, watched_from, finished_at) ON replays TO tollgate_worker;
+GRANT UPDATE (outcome, replayed_at, finished_at) ON replay_items TO tollgate_worker;
 GRANT SELECT, INSERT, UPDATE ON subscriptions, invoices, refunds TO tollgate_worker;
 GRANT SELECT ON products TO tollgate_worker;
 GRANT INSERT ON event_objects TO tollgate_worker;
@@ -42,14 +49,17 @@ GRANT INSERT ON event_objects TO tollgate_worker;
 -- ops: reads everything, replays and discards, seeds, and leaves a trace of each in the audit log.
 GRANT SELECT ON webhook_events, event_payloads, event_attempts, outbox, dead_letters, audit_log, products, orders,
     order_items, registrations, tickets, payments, course_purchases, emails, alerts, subscriptions,
-    invoices, refunds TO tollgate_ops;
+    invoices, refunds, replays, replay_items TO tollgate_ops;
 GRANT UPDATE (state, budget_from, due_at, finished_at, rescue_from, rescues) ON webhook_events TO tollgate_ops;
-GRANT INSERT ON outbox, audit_log, products, orders, order_items, registrations TO tollgate_ops;
+GRANT INSERT ON outbox, audit_log, products, orders, order_items, registrations, replays, replay_items TO tollgate_ops;
 GRANT UPDATE (resolved_at, resolution) ON dead_letters TO tollgate_ops;
+GRANT UPDATE (state, paced_at, error, changed_by, changed_why, changed_at, watched_from, finished_at) ON replays
+    TO tollgate_ops;
 GRANT UPDATE ON products TO tollgate_ops;
 GRANT SELECT ON event_objects, dead_letter_groups TO tollgate_ops, tollgate_readonly;
 GRANT INSERT, UPDATE ON dead_letter_groups TO tollgate_ops;
 
 -- read-only: everything but the bodies.
 GRANT SELECT ON webhook_events, event_attempts, outbox, dead_letters, audit_log, products, orders, order_items,
-    registrations, tickets, payments, course_purchases, emails, alerts, subscriptions, invoices, refunds TO tollgate_readonly;
+    registrations, tickets, payments, course_purchases, emails, alerts, subscriptions, invoices, refunds, replays,
+    replay_items TO tollgate_readonly;

@@ -31,6 +31,12 @@ pub enum OpsError {
     /// Done, but not for every item.
     #[error("{0}")]
     PartlyFailed(String),
+    /// A signal ended the command: its number.
+    #[error("{1}")]
+    Interrupted(u8, String),
+    /// Nobody reads what is printed any more: no fault of the command's.
+    #[error("nobody reads the output any more")]
+    ReaderLeft,
 }
 
 impl OpsError {
@@ -45,6 +51,17 @@ impl OpsError {
             Self::Conflict(_) => 6,
             Self::Unavailable(_) => 7,
             Self::PartlyFailed(_) => 8,
+            Self::Interrupted(signal, _) => 128 + signal,
+            Self::ReaderLeft => 0,
+        }
+    }
+}
+
+impl From<std::io::Error> for OpsError {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::ReaderLeft,
+            _ => Self::Unexpected(format!("the output cannot be written: {error}")),
         }
     }
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 pub use error::OpsError;
 use output::Output;
+pub use output::note;
 
 /// Operates Tollgate: applies migrations, loads orders, shows what failed and why, replays it.
 ///
@@ -32,8 +33,11 @@ pub struct Cli {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, global = true)]
     database_url: Option<String>,
     /// Print JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, conflicts_with = "ndjson")]
     json: bool,
+    /// Print a line of JSON for each item
+    #[arg(long, global = true)]
+    ndjson: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -51,6 +55,9 @@ enum Command {
     /// Look at events, or retry one
     #[command(subcommand)]
     Events(commands::events::Command),
+    /// Look at replays of many dead letters; pause, resume or cancel one
+    #[command(subcommand)]
+    Replays(commands::replays::Command),
     /// Look at dead letters, replay or discard them
     #[command(subcommand)]
     DeadLetters(commands::dead_letters::Command),
@@ -73,7 +80,9 @@ pub fn main(cli: Cli) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            if error.code() != 0 {
+                note(format_args!("error: {error}"));
+            }
             ExitCode::from(error.code())
         }
     }
@@ -81,7 +90,11 @@ pub fn main(cli: Cli) -> ExitCode {
 
 /// Runs one command.
 async fn run(cli: Cli) -> Result<(), OpsError> {
-    let output = Output { json: cli.json };
+    let output = match (cli.json, cli.ndjson) {
+        (true, _) => Output::Json,
+        (_, true) => Output::Ndjson,
+        _ => Output::Text,
+    };
     let database = Database(cli.database_url);
     match cli.command {
         Command::Migrate => commands::migrate::run(&database, output).await,
@@ -89,6 +102,7 @@ async fn run(cli: Cli) -> Result<(), OpsError> {
         Command::Doctor(args) => commands::doctor::run(&database, &args, output).await,
         Command::Trigger(args) => commands::trigger::run(&database, &args, output).await,
         Command::Events(command) => commands::events::run(&database, command, output).await,
+        Command::Replays(command) => commands::replays::run(&database, command, output).await,
         Command::DeadLetters(command) => {
             commands::dead_letters::run(&database, command, output).await
         }

@@ -1,36 +1,104 @@
 //! What commands print: data on stdout as a table or as JSON, everything else on stderr.
 
+use std::fmt::Display;
+use std::io::Write;
+
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{ContentArrangement, Table};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::OpsError;
+
 /// The version of the JSON that `--json` prints; it changes when a field goes or changes its meaning.
 const SCHEMA: u32 = 1;
 
 /// How a command prints.
-#[derive(Debug, Clone, Copy)]
-pub struct Output {
-    /// Whether `--json` was given.
-    pub json: bool,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+    /// One JSON object a line: for a list, one for each of its items.
+    Ndjson,
 }
 
 impl Output {
     /// Prints a value under a name as JSON, or as `text` makes it.
-    pub fn print<T: Serialize>(self, name: &str, value: &T, text: impl FnOnce(&T) -> String) {
-        if self.json {
-            let mut object = Map::new();
-            object.insert("schema".to_owned(), SCHEMA.into());
-            object.insert(
-                name.to_owned(),
-                serde_json::to_value(value).unwrap_or(Value::Null),
-            );
-            println!("{}", Value::Object(object));
-        } else {
-            println!("{}", text(value).trim_end());
+    pub fn print<T: Serialize>(
+        self,
+        name: &str,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<(), OpsError> {
+        match self {
+            Self::Text => print_line(text(value).trim_end()),
+            Self::Json | Self::Ndjson => print_line(&object([(name, json(value))])),
         }
     }
+
+    /// Prints a list. `next` is the cursor of the page behind it.
+    pub fn print_list<T: Serialize>(
+        self,
+        name: &str,
+        items: &[T],
+        next: Option<String>,
+        text: impl FnOnce(&[T]) -> String,
+    ) -> Result<(), OpsError> {
+        match self {
+            Self::Text => {
+                print_line(text(items).trim_end())?;
+                if let Some(next) = next {
+                    note(format_args!("more: --cursor {next}"));
+                }
+                Ok(())
+            }
+            Self::Json => print_line(&object([(name, json(&items)), ("next", json(&next))])),
+            Self::Ndjson => items.iter().try_for_each(print_item),
+        }
+    }
+}
+
+/// Prints one item of a list as a line of JSON.
+pub fn print_item<T: Serialize>(item: &T) -> Result<(), OpsError> {
+    match json(item) {
+        Value::Object(mut fields) => {
+            fields.insert("schema".to_owned(), SCHEMA.into());
+            print_line(&Value::Object(fields).to_string())
+        }
+        other => print_line(&object([("item", other)])),
+    }
+}
+
+/// Prints bytes as they are.
+pub fn print_bytes(bytes: &[u8]) -> Result<(), OpsError> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(bytes)?;
+    Ok(stdout.flush()?)
+}
+
+/// Prints a line.
+pub fn print_line(text: &str) -> Result<(), OpsError> {
+    print_bytes(format!("{text}\n").as_bytes())
+}
+
+/// Says something on stderr, as far as anybody listens.
+pub fn note(text: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn json<T: Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).unwrap_or(Value::Null)
+}
+
+fn object<const N: usize>(fields: [(&str, Value); N]) -> String {
+    let schema = ("schema".to_owned(), Value::from(SCHEMA));
+    let fields = fields
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value));
+    Value::Object(std::iter::once(schema).chain(fields).collect::<Map<_, _>>()).to_string()
 }
 
 /// A table that fits the terminal.

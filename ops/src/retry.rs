@@ -4,15 +4,18 @@ use deadpool_postgres::Object;
 use serde_json::json;
 
 use crate::OpsError;
+use crate::commands::Accountable;
+use crate::commands::replay::check_budget;
 use crate::filter::Filter;
 use crate::store::{audit, dead_letters, events};
 
 /// Puts a dead event back to work, or makes the next attempt of one that waits for it due now; with its audit entry.
+/// `force` takes one that was replayed too often already.
 pub async fn retry(
     client: &mut Object,
     id: &str,
-    actor: &str,
-    reason: &str,
+    force: bool,
+    accountable: &Accountable,
 ) -> Result<(), OpsError> {
     let tx = client.transaction().await?;
     let event = events::find(&tx, id)
@@ -24,6 +27,7 @@ pub async fn retry(
                 ids: vec![id.to_owned()],
                 ..Filter::default()
             };
+            check_budget(&tx, &filter, force).await?;
             dead_letters::replay(&tx, &filter, 1).await?.len() == 1
         }
         "retrying" => events::hurry(&tx, id).await?,
@@ -44,6 +48,7 @@ pub async fn retry(
         )));
     }
     let details = json!({ "event_ids": [id], "state_before": event.state });
+    let Accountable { actor, reason } = accountable;
     audit::note(&tx, actor, "event.retry", reason, &details).await?;
     tx.commit().await?;
     Ok(())

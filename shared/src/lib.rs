@@ -12,6 +12,7 @@ pub mod migrations;
 pub mod money;
 pub mod orders;
 pub mod references;
+pub mod replay;
 pub mod settings;
 pub mod signature;
 pub mod telemetry;

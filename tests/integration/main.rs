@@ -12,6 +12,7 @@ mod migrations;
 mod ops;
 mod permutations;
 mod processes;
+mod replays;
 mod roles;
 mod signatures;
 mod subscriptions;

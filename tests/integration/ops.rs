@@ -283,8 +283,7 @@ async fn nothing_is_replayed_without_reason_consent_or_target() {
     dead_letters(&bed, &["replay", "--all", "--reason", "x"], 4).await;
     dead_letters(&bed, &["replay", "evt_none", "--reason", "x"], 3).await;
     let preview = dead_letters(&bed, &["replay", "--all", "--reason", "x", "--dry-run"], 0).await;
-    assert_eq!(preview["replayed"]["matched"], 1);
-    assert_eq!(preview["replayed"]["done"], 0);
+    assert_eq!(preview["plan"]["count"], 1);
     assert_eq!(bed.count(UNRESOLVED).await, 1);
     assert_eq!(bed.count("SELECT count(*) FROM audit_log").await, 0);
 }
@@ -307,10 +306,10 @@ async fn dead_letters_are_replayed_and_discarded_with_an_audit_entry_each() {
         "1h",
         "--yes",
         "--reason",
-        "seeded",
+        "the order is seeded",
     ];
     let replayed = dead_letters(&bed, &filter, 0).await;
-    assert_eq!(replayed["replayed"]["done"], 2);
+    assert_eq!(replayed["replay"]["planned"], 2);
     for id in [&one, &two] {
         bed.until_state(id, "processed").await;
     }
@@ -320,9 +319,10 @@ async fn dead_letters_are_replayed_and_discarded_with_an_audit_entry_each() {
         2
     );
     assert_eq!(
-        bed.count("SELECT count(*) FROM audit_log WHERE length(reason) > 0")
+        bed.count("SELECT count(*) FROM audit_log WHERE action IN ('dead_letters.discard', 'replay.planned')")
             .await,
-        2
+        2,
+        "one discard, one replay planned"
     );
     // A second replay of the same finds nothing to do.
     dead_letters(&bed, &["replay", &one, "--reason", "again"], 3).await;
@@ -344,8 +344,9 @@ async fn a_replayed_event_may_die_again_and_some_letters_cannot_be_replayed() {
             "replay",
             "--all",
             "--yes",
+            "--follow",
             "--reason",
-            "try",
+            "try it again",
         ],
     )
     .await

@@ -1,5 +1,5 @@
 //! The worker: fulfills events, once in effect. It consumes the queue and runs a handler per event in one transaction;
-//! beside it run the relay, the rescue, the dead-letter recorder and the mailer. Run as many workers as wanted.
+//! beside it run the relay, the rescue, the dead-letter recorder, the replayer and the mailer. Run as many workers as wanted.
 
 pub mod config;
 mod consumer;
@@ -13,6 +13,7 @@ mod metrics;
 mod processor;
 mod recorder;
 mod relay;
+mod replayer;
 mod rescue;
 mod seats;
 mod store;
@@ -41,12 +42,13 @@ use crate::metrics::Metrics;
 use crate::processor::Processor;
 use crate::recorder::Recorder;
 use crate::relay::Relay;
+use crate::replayer::Replayer;
 use crate::rescue::Rescue;
 use crate::seats::Seats;
 
 const APPLICATION: &str = "tollgate-worker";
-/// Connections beside those of the handlers: relay, rescue, recorder, mailer and seats.
-const HELPER_CONNECTIONS: usize = 5;
+/// Connections beside those of the handlers: relay, rescue, recorder, mailer, seats and replayer.
+const HELPER_CONNECTIONS: usize = 6;
 const DATABASE_WAIT: Duration = Duration::from_secs(5);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -175,6 +177,7 @@ fn start(
         token.cancelled().await;
     });
     background.spawn(Seats::new(pool.clone(), config.seat_times).run(background.token()));
+    background.spawn(Replayer::new(pool.clone(), &worker_name()).run(background.token()));
     let processor = Processor {
         pool: pool.clone(),
         registry,

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::Accountable;
 use super::filter_args::FilterArgs;
 use crate::filter::Filter;
-use crate::output::{Output, safe, table, time};
+use crate::output::{Output, note, safe, table, time};
 use crate::store::audit;
 use crate::store::dead_letters::{self, DeadLetter, Group};
 use crate::{Database, OpsError};
@@ -37,15 +37,15 @@ pub enum Command {
         /// Its id, or its event's
         id: String,
     },
-    /// Put events back to work, with a fresh budget of attempts
-    Replay(Change),
+    /// Put events back to work, with a fresh budget of attempts: one at once, more as a replay at a rate
+    Replay(super::replay::Args),
     /// Give dead letters up for good
-    Discard(Change),
+    Discard(Discarding),
 }
 
-/// A change of dead letters: named ones, or those that match.
+/// Which dead letters to give up: named ones, or those that match.
 #[derive(clap::Args)]
-pub struct Change {
+pub struct Discarding {
     /// Dead letters' ids, or their events'
     ids: Vec<String>,
     #[command(flatten)]
@@ -67,7 +67,7 @@ pub struct Change {
 }
 
 /// More at once needs `--force`.
-const MOST: i64 = 10_000;
+pub const MOST: i64 = 10_000;
 /// Ids named in one audit entry.
 const MOST_IN_AUDIT: usize = 1_000;
 
@@ -77,23 +77,20 @@ pub async fn run(database: &Database, command: Command, output: Output) -> Resul
         Command::List { filter, limit } => {
             let found =
                 dead_letters::list(&database.connect().await?, &filter.read()?, limit).await?;
-            output.print("dead_letters", &found, |found| list(found));
-            Ok(())
+            output.print("dead_letters", &found, |found| list(found))
         }
         Command::Groups { filter } => {
             let found = dead_letters::groups(&database.connect().await?, &filter.read()?).await?;
-            output.print("groups", &found, |found| groups(found));
-            Ok(())
+            output.print("groups", &found, |found| groups(found))
         }
         Command::Show { id } => {
             let found =
                 dead_letters::find(&database.connect().await?, id.parse().ok(), &id).await?;
             let found = found.ok_or_else(|| not_found(&id))?;
-            output.print("dead_letter", &found, show);
-            Ok(())
+            output.print("dead_letter", &found, show)
         }
-        Command::Replay(change) => apply(database, Action::Replay, change, output).await,
-        Command::Discard(change) => apply(database, Action::Discard, change, output).await,
+        Command::Replay(args) => super::replay::run(database, args, output).await,
+        Command::Discard(args) => discard(database, args, output).await,
     }
 }
 
@@ -163,102 +160,80 @@ fn show(letter: &DeadLetter) -> String {
     )
 }
 
-#[derive(Clone, Copy)]
-enum Action {
-    Replay,
-    Discard,
-}
-
-impl Action {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Replay => "dead_letters.replay",
-            Self::Discard => "dead_letters.discard",
-        }
-    }
-
-    fn done(self) -> &'static str {
-        match self {
-            Self::Replay => "replayed",
-            Self::Discard => "discarded",
-        }
-    }
-}
-
+/// What was changed at once.
 #[derive(Serialize)]
-struct Report {
-    dry_run: bool,
-    matched: i64,
-    done: usize,
-    ids: Vec<String>,
+pub struct Report {
+    /// Whether nothing was changed.
+    pub dry_run: bool,
+    /// How many matched.
+    pub matched: i64,
+    /// How many were changed.
+    pub done: usize,
+    /// Which.
+    pub ids: Vec<String>,
 }
 
-async fn apply(
-    database: &Database,
-    action: Action,
-    change: Change,
-    output: Output,
-) -> Result<(), OpsError> {
-    change.accountable.check()?;
-    let selection = Selection::new(change.ids, change.filter, change.all)?;
+async fn discard(database: &Database, args: Discarding, output: Output) -> Result<(), OpsError> {
+    args.accountable.check()?;
+    let selection = Selection::new(args.ids, args.filter, args.all)?;
     let mut client = database.connect().await?;
     let matched = dead_letters::count(&client, &selection.filter).await?;
-    if matched == 0 && !selection.bulk {
-        return Err(OpsError::NotFound(
-            "none of these is an unresolved dead letter".to_owned(),
-        ));
+    if matched == 0 && selection.named.is_some() {
+        return Err(none_open());
     }
-    if change.dry_run {
-        return preview(&client, action, &selection.filter, matched, output).await;
+    if args.dry_run {
+        return preview(&client, &selection.filter, matched, output).await;
     }
-    let done = action.done();
-    if selection.bulk && !change.yes {
+    if selection.named.is_none() && !args.yes {
         let text =
-            format!("{matched} dead letters would be {done}: say --yes, or look with --dry-run");
+            format!("{matched} dead letters would be discarded: say --yes, or look with --dry-run");
         return Err(OpsError::Refused(text));
     }
-    if matched > MOST && !change.force {
-        return Err(OpsError::Refused(format!(
-            "{matched} dead letters are more than {MOST}: say --force"
-        )));
-    }
-    let ids = perform(
-        &mut client,
-        action,
-        &selection.filter,
-        matched,
-        &change.accountable,
-    )
-    .await?;
+    check_cap(matched, args.force)?;
+    let ids = give_up(&mut client, &selection.filter, matched, &args.accountable).await?;
+    let wanted = selection
+        .named
+        .unwrap_or(usize::try_from(matched).unwrap_or(usize::MAX));
+    let left = wanted.saturating_sub(ids.len());
     let report = Report {
         dry_run: false,
         matched,
         done: ids.len(),
         ids,
     };
-    output.print(done, &report, |report| {
-        format!("{} of {matched} {done}", report.done)
-    });
-    let wanted = selection
-        .named
-        .unwrap_or(usize::try_from(matched).unwrap_or(usize::MAX));
-    match wanted.saturating_sub(report.done) {
+    output.print("discarded", &report, |report| {
+        format!("{} of {matched} discarded", report.done)
+    })?;
+    match left {
         0 => Ok(()),
         left => Err(OpsError::PartlyFailed(format!(
-            "{left} could not be {done}: unknown, resolved, busy, or without an event"
+            "{left} could not be discarded: unknown, resolved or busy"
         ))),
     }
 }
 
+/// Nothing that was named can be changed.
+pub fn none_open() -> OpsError {
+    OpsError::NotFound("none of these is an unresolved dead letter".to_owned())
+}
+
+/// More than [`MOST`] need `force`.
+pub fn check_cap(count: i64, force: bool) -> Result<(), OpsError> {
+    if count > MOST && !force {
+        let text = format!("{count} dead letters are more than {MOST}: say --force");
+        return Err(OpsError::Refused(text));
+    }
+    Ok(())
+}
+
 async fn preview(
     client: &Object,
-    action: Action,
     filter: &Filter,
     matched: i64,
     output: Output,
 ) -> Result<(), OpsError> {
     let found = dead_letters::list(client, filter, MOST).await?;
-    eprintln!("{matched} dead letters would be {}", action.done());
+    note(format_args!("{matched} dead letters would be discarded"));
     let name = |letter: &DeadLetter| {
         letter
             .event_id
@@ -271,54 +246,39 @@ async fn preview(
         done: 0,
         ids: found.iter().map(name).collect(),
     };
-    output.print(action.done(), &report, |_| list(&found));
-    Ok(())
+    output.print("discarded", &report, |_| list(&found))
 }
 
-/// Changes and audits in one transaction.
-async fn perform(
+/// Discards and audits in one transaction.
+async fn give_up(
     client: &mut Object,
-    action: Action,
     filter: &Filter,
     most: i64,
     accountable: &Accountable,
 ) -> Result<Vec<String>, OpsError> {
     let tx = client.transaction().await?;
-    let ids: Vec<String> = match action {
-        Action::Replay => dead_letters::replay(&tx, filter, most).await?,
-        Action::Discard => dead_letters::discard(&tx, filter, most)
-            .await?
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-    };
+    let discarded = dead_letters::discard(&tx, filter, most).await?;
+    let ids: Vec<String> = discarded.iter().map(ToString::to_string).collect();
     let named_ids = &ids[..ids.len().min(MOST_IN_AUDIT)];
     let details = json!({ "filter": filter, "matched": most, "done": ids.len(), "ids": named_ids });
-    audit::note(
-        &tx,
-        &accountable.actor,
-        action.name(),
-        &accountable.reason,
-        &details,
-    )
-    .await?;
+    let Accountable { actor, reason } = accountable;
+    audit::note(&tx, actor, "dead_letters.discard", reason, &details).await?;
     tx.commit().await?;
     Ok(ids)
 }
 
 /// What was named or described.
-struct Selection {
-    /// How many ids were named.
-    named: Option<usize>,
-    /// Whether it may be many.
-    bulk: bool,
-    filter: Filter,
+pub struct Selection {
+    /// How many ids were named; none where they were described.
+    pub named: Option<usize>,
+    /// Which.
+    pub filter: Filter,
 }
 
 impl Selection {
-    fn new(ids: Vec<String>, filter: FilterArgs, all: bool) -> Result<Self, OpsError> {
-        let filter = filter.read()?;
-        let filter = filter.and(Filter {
+    /// Ids, or else a filter or `--all`.
+    pub fn new(ids: Vec<String>, filter: FilterArgs, all: bool) -> Result<Self, OpsError> {
+        let filter = filter.read()?.and(Filter {
             all,
             ..Filter::default()
         })?;
@@ -330,14 +290,12 @@ impl Selection {
             (false, true) => Err(OpsError::Usage("say either ids or a filter".to_owned())),
             (true, true) => Ok(Self {
                 named: None,
-                bulk: true,
                 filter,
             }),
             (false, false) => {
                 let unique: BTreeSet<String> = ids.into_iter().collect();
                 Ok(Self {
                     named: Some(unique.len()),
-                    bulk: false,
                     filter: Filter {
                         ids: unique.into_iter().collect(),
                         ..Filter::default()

@@ -140,7 +140,7 @@ pub async fn run(database: &Database, args: &Args, output: Output) -> Result<(),
                 ]
             }),
         )
-    });
+    })?;
     let failures = findings
         .iter()
         .filter(|finding| finding.state == State::Failed)

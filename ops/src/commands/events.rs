@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::Accountable;
 use super::filter_args::FilterArgs;
 use crate::filter::Filter;
-use crate::output::{Output, safe, table, time, time_or_dash};
+use crate::output::{Output, print_bytes, safe, table, time, time_or_dash};
 use crate::store::events::{self, Attempt, Event};
 use crate::{Database, OpsError};
 
@@ -36,6 +36,9 @@ pub enum Command {
     Retry {
         /// The event's id
         id: String,
+        /// Do it although it was replayed five times already
+        #[arg(long)]
+        force: bool,
         /// Who, and why.
         #[command(flatten)]
         accountable: Accountable,
@@ -52,12 +55,15 @@ pub async fn run(database: &Database, command: Command, output: Output) -> Resul
         } => {
             let filter = with_state(filter.read()?, state)?;
             let found = events::list(&database.connect().await?, &filter, limit).await?;
-            output.print("events", &found, |found| list(found));
-            Ok(())
+            output.print("events", &found, |found| list(found))
         }
         Command::Show { id, raw: true } => show_raw(database, &id).await,
         Command::Show { id, raw: false } => show(database, &id, output).await,
-        Command::Retry { id, accountable } => retry(database, &id, &accountable, output).await,
+        Command::Retry {
+            id,
+            force,
+            accountable,
+        } => retry(database, &id, force, &accountable, output).await,
     }
 }
 
@@ -138,8 +144,7 @@ async fn show(database: &Database, id: &str, output: Output) -> Result<(), OpsEr
                 .map(|(name, value)| [name.to_owned(), value]),
         );
         format!("{fields}\n{}", attempts(attempt_log))
-    });
-    Ok(())
+    })
 }
 
 fn attempts(log: &[Attempt]) -> String {
@@ -161,13 +166,10 @@ fn attempts(log: &[Attempt]) -> String {
 }
 
 async fn show_raw(database: &Database, id: &str) -> Result<(), OpsError> {
-    use std::io::Write;
     let body = events::body(&database.connect().await?, id)
         .await?
         .ok_or_else(|| not_found(id))?;
-    std::io::stdout()
-        .write_all(&body)
-        .map_err(|error| OpsError::Unexpected(error.to_string()))
+    print_bytes(&body)
 }
 
 fn not_found(id: &str) -> OpsError {
@@ -177,14 +179,14 @@ fn not_found(id: &str) -> OpsError {
 async fn retry(
     database: &Database,
     id: &str,
+    force: bool,
     accountable: &Accountable,
     output: Output,
 ) -> Result<(), OpsError> {
     accountable.check()?;
     let mut client = database.connect().await?;
-    crate::retry::retry(&mut client, id, &accountable.actor, &accountable.reason).await?;
+    crate::retry::retry(&mut client, id, force, accountable).await?;
     output.print("retried", &id, |id| {
         format!("{id} will be attempted again now")
-    });
-    Ok(())
+    })
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use shared::migrations::migrate;
 
-use crate::output::Output;
+use crate::output::{Output, note};
 use crate::{Database, OpsError};
 
 #[derive(Serialize)]
@@ -17,9 +17,7 @@ pub async fn run(database: &Database, output: Output) -> Result<(), OpsError> {
     let mut client = database.connect().await?;
     let done = migrate(&mut client).await?;
     if !done.roles {
-        eprintln!(
-            "note: this user may not create roles: apply migrations/roles.sql as one who may"
-        );
+        note("note: this user may not create roles: apply migrations/roles.sql as one who may");
     }
     let report = Report {
         applied: done.applied,
@@ -33,6 +31,5 @@ pub async fn run(database: &Database, output: Output) -> Result<(), OpsError> {
                 .map(|name| format!("applied {name}\n"))
                 .collect(),
         }
-    });
-    Ok(())
+    })
 }

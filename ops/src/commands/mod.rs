@@ -5,6 +5,8 @@ pub mod doctor;
 pub mod events;
 mod filter_args;
 pub mod migrate;
+pub mod replay;
+pub mod replays;
 pub mod seed;
 pub mod trigger;
 
@@ -32,7 +34,7 @@ impl Accountable {
 }
 
 /// Who runs this program.
-pub fn login() -> String {
+pub(crate) fn login() -> String {
     ["USER", "LOGNAME"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok())

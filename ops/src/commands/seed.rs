@@ -88,8 +88,7 @@ pub async fn run(database: &Database, args: &Args, output: Output) -> Result<(),
             "{} products, {} orders added, {} orders unchanged",
             report.products, report.orders_added, report.orders_unchanged
         )
-    });
-    Ok(())
+    })
 }
 
 /// Adds the orders that are new; one that is there already must be the same.

@@ -12,7 +12,7 @@ use shared::signature::SigningKey;
 
 use crate::events;
 use crate::lifecycles;
-use crate::output::Output;
+use crate::output::{Output, print_line};
 use crate::store::catalogue::{OrderFacts, order_facts};
 use crate::{Database, OpsError};
 
@@ -94,8 +94,7 @@ pub async fn run(database: &Database, args: &Args, output: Output) -> Result<(),
             .map(str::to_owned)
             .chain(lifecycles)
             .collect();
-        output.print("types", &types, |types| types.join("\n"));
-        return Ok(());
+        return output.print("types", &types, |types| types.join("\n"));
     }
     let steps = steps(args)?;
     let facts = facts(database, args).await?;
@@ -107,7 +106,7 @@ pub async fn run(database: &Database, args: &Args, output: Output) -> Result<(),
         let body = events::render(event_type, &values);
         let body = body.unwrap_or_else(|| events::unknown(event_type, &values));
         if args.print {
-            println!("{body}");
+            print_line(&body)?;
             continue;
         }
         let id = values
@@ -117,7 +116,7 @@ pub async fn run(database: &Database, args: &Args, output: Output) -> Result<(),
             .to_owned();
         reports.push(post(args, event_type, id, &body).await?);
     }
-    tell(&reports, output);
+    tell(&reports, output)?;
     match reports.iter().find(|report| report.accepted < report.sent) {
         None => Ok(()),
         Some(Report {
@@ -150,7 +149,7 @@ fn steps(args: &Args) -> Result<Vec<(String, i64)>, OpsError> {
     }
 }
 
-fn tell(reports: &[Report], output: Output) {
+fn tell(reports: &[Report], output: Output) -> Result<(), OpsError> {
     let text = |report: &Report| {
         let Report {
             id,
@@ -167,7 +166,7 @@ fn tell(reports: &[Report], output: Output) {
         )
     };
     match reports {
-        [] => {}
+        [] => Ok(()),
         [only] => output.print("triggered", only, text),
         several => output.print("triggered", &several, |all| all.iter().map(text).collect()),
     }

@@ -113,6 +113,9 @@ impl App {
             ["events", id] => pages::event::show(self, visit, id).await,
             ["dead-letters"] => pages::groups::show(self, visit).await,
             ["dead-letters", fingerprint] => pages::group::show(self, visit, fingerprint).await,
+            ["replays"] => pages::replays::show(self, visit).await,
+            ["replays", "new"] => pages::plan::show(self, visit).await,
+            ["replays", id] => pages::replay::show(self, visit, id).await,
             ["rejections"] => pages::rejections::show(self, visit).await,
             ["audit"] => pages::audit::show(self, visit).await,
             _ => Err(OpsError::NotFound("there is no such page".to_owned())),
@@ -127,6 +130,8 @@ impl App {
             ["events", id, "retry"] => pages::event::retry(self, visit, id).await,
             ["events", id, "reveal"] => pages::event::reveal(self, visit, id).await,
             ["dead-letters", fingerprint] => pages::group::change(self, visit, fingerprint).await,
+            ["replays"] => pages::plan::start(self, visit).await,
+            ["replays", id, step] => pages::replay::take(self, visit, id, step).await,
             _ => Err(OpsError::NotFound("there is no such page".to_owned())),
         };
         match changed {

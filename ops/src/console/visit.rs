@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::auth::{Identity, Role};
 use crate::OpsError;
+use crate::commands::Accountable;
 
 /// Names and values of a query or a form.
 #[derive(Debug, Default)]
@@ -97,6 +98,14 @@ impl Visit {
             return Err(OpsError::NotPermitted(text));
         }
         Ok(())
+    }
+
+    /// Who does it, and why.
+    pub fn accountable(&self) -> Result<Accountable, OpsError> {
+        Ok(Accountable {
+            reason: self.reason()?.to_owned(),
+            actor: self.who.name.clone(),
+        })
     }
 
     /// The reason that the form gives.

@@ -4,6 +4,7 @@ use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
 use serde::Serialize;
 use shared::database::{StoreError, query};
+use shared::replay::store::put_back;
 use tokio_postgres::Row;
 
 use super::conditions::Conditions;
@@ -160,25 +161,29 @@ pub async fn replay(
     most: i64,
 ) -> Result<Vec<String>, StoreError> {
     let ids = lock(tx, filter, most).await?;
-    const REPLAY: &str = "
-        WITH event AS (
-            UPDATE webhook_events
-            SET state = 'received', finished_at = NULL, budget_from = attempts, rescue_from = now(), rescues = 0
-            FROM dead_letters letter
-            WHERE letter.id = ANY($1) AND webhook_events.id = letter.event_id AND state = 'dead'
-            RETURNING webhook_events.id
-        ), message AS (
-            INSERT INTO outbox (event_id) SELECT id FROM event
-        )
-        UPDATE dead_letters letter SET resolved_at = now(), resolution = 'replayed'
-        FROM event WHERE letter.event_id = event.id AND letter.id = ANY($1)
-        RETURNING letter.event_id";
-    Ok(query(tx, REPLAY, &[&ids])
-        .await?
-        .iter()
-        .map(|row| row.get(0))
-        .collect())
+    put_back(tx, &ids).await
 }
+
+/// How many events of matching dead letters were replayed so often that one more replay needs `--force`.
+pub async fn count_exhausted(
+    client: &impl GenericClient,
+    filter: &Filter,
+    budget: i64,
+) -> Result<i64, StoreError> {
+    let mut conditions = Conditions::of_letters(filter);
+    let budget = conditions.bind(budget);
+    let sql = format!(
+        "SELECT count(*) FROM dead_letters letter JOIN webhook_events event ON event.id = letter.event_id
+         WHERE letter.resolved_at IS NULL AND {} AND {REPLAYED_BEFORE} >= {budget}",
+        conditions.sql()
+    );
+    let row = query(client, &sql, &conditions.params()).await?;
+    Ok(row.first().map_or(0, |row| row.get(0)))
+}
+
+/// How often the event of `letter` was replayed.
+pub const REPLAYED_BEFORE: &str = "
+    (SELECT count(*) FROM dead_letters earlier WHERE earlier.event_id = letter.event_id AND earlier.resolution = 'replayed')";
 
 /// Gives matching dead letters up: their events will never be attempted again. Returns how many.
 pub async fn discard(

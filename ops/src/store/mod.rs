@@ -6,3 +6,4 @@ pub mod conditions;
 pub mod console;
 pub mod dead_letters;
 pub mod events;
+pub mod replays;

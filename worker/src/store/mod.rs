@@ -5,3 +5,4 @@ pub mod emails;
 pub mod events;
 pub mod mirrors;
 pub mod outbox;
+pub mod replays;

@@ -122,7 +122,7 @@ pub async fn retry(app: &App, visit: &Visit, id: &str) -> Result<Reply, OpsError
     visit.must(Role::Operator)?;
     let id = view::decoded(id);
     let mut client = app.client().await?;
-    crate::retry::retry(&mut client, &id, &visit.who.name, visit.reason()?).await?;
+    crate::retry::retry(&mut client, &id, false, &visit.accountable()?).await?;
     let to = format!("/events/{}?retried=1", view::encoded(&id));
     Ok(reply::see_other(&to))
 }

@@ -6,5 +6,8 @@ pub mod events;
 pub mod group;
 pub mod groups;
 pub mod overview;
+pub mod plan;
 pub mod problem;
 pub mod rejections;
+pub mod replay;
+pub mod replays;

@@ -26,12 +26,12 @@ pub fn show(visit: &Visit, problem: &OpsError) -> Reply {
         OpsError::NotPermitted(_) => (StatusCode::FORBIDDEN, "Not permitted"),
         OpsError::Conflict(_) => (StatusCode::CONFLICT, "Changed meanwhile"),
         OpsError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "Unavailable"),
-        OpsError::Unexpected(_) | OpsError::PartlyFailed(_) => {
+        _ => {
             (StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong")
         }
     };
     let text = match problem {
-        OpsError::Unavailable(_) | OpsError::Unexpected(_) | OpsError::PartlyFailed(_) => {
+        OpsError::Unavailable(_) | OpsError::Unexpected(_) => {
             error!(path = visit.path, %problem, "a page failed");
             "The console's log tells more.".to_owned()
         }

@@ -119,12 +119,13 @@ fn fits(pattern: &str, text: &str) -> bool {
 }
 
 /// Every type that was ever received: one step of the index each.
+/// The index has its own order of text.
 pub async fn types(client: &impl GenericClient) -> Result<Vec<String>, StoreError> {
     const TYPES: &str = "
         WITH RECURSIVE known AS (
-            (SELECT type FROM webhook_events ORDER BY type LIMIT 1)
+            (SELECT type FROM webhook_events ORDER BY type USING ~<~ LIMIT 1)
             UNION ALL
-            SELECT (SELECT type FROM webhook_events WHERE type > known.type ORDER BY type LIMIT 1)
+            SELECT (SELECT type FROM webhook_events WHERE type ~>~ known.type ORDER BY type USING ~<~ LIMIT 1)
             FROM known WHERE known.type IS NOT NULL
         ) SELECT type FROM known WHERE type IS NOT NULL LIMIT 1000";
     let rows = query(client, TYPES, &[]).await?;

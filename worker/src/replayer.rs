@@ -1,0 +1,256 @@
+//! The replayer: puts the dead events of a planned replay back to work, at its rate and behind live traffic. Any number
+//! of workers share a replay: each step holds the replay's row, so that the next step may be anybody's, and a worker
+//! that dies leaves nothing half done.
+
+use std::time::Duration;
+
+use deadpool_postgres::{Object, Pool};
+use jiff::{SignedDuration, Timestamp};
+use shared::database::{StoreError, with_client};
+use shared::lifecycle::sleep_unless;
+use tokio_postgres::error::SqlState;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::store::replays::{self, LockedReplay, Recent};
+
+const BUSY: Duration = Duration::from_millis(100);
+const IDLE: Duration = Duration::from_secs(1);
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for which the rate may be made up for after a stop.
+const MADE_UP_FOR: SignedDuration = SignedDuration::from_secs(2);
+/// How many of the last events decide whether a replay pauses by itself.
+const WATCHED: i64 = 50;
+/// New events that are late: at so many the replay holds back.
+const LATE_LIVE_EVENTS: i64 = 10;
+/// Replayed events that may wait for their first attempt, whatever the rate.
+const LEAST_ROOM: i64 = 20;
+
+/// Runs replays.
+pub struct Replayer {
+    pool: Pool,
+    worker: String,
+}
+
+impl Replayer {
+    /// A replayer that leaves this worker's name in the audit log.
+    pub fn new(pool: Pool, worker: &str) -> Self {
+        Self {
+            pool,
+            worker: format!("worker {worker}"),
+        }
+    }
+
+    /// Steps until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        loop {
+            let pause = match self.run_once().await {
+                Ok(true) => BUSY,
+                Ok(false) => IDLE,
+                Err(error) => {
+                    debug!(%error, "the replayer waits");
+                    IDLE
+                }
+            };
+            if !sleep_unless(&shutdown, pause).await {
+                return;
+            }
+        }
+    }
+
+    /// Makes one step of each replay. False when none has anything to do.
+    pub async fn run_once(&self) -> Result<bool, StoreError> {
+        let open = with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
+            replays::open(client).await
+        })
+        .await?;
+        for id in &open {
+            match self.step(*id).await {
+                Err(refused) if would_repeat(&refused) => self.give_up(*id, &refused).await?,
+                stepped => stepped?,
+            }
+        }
+        Ok(!open.is_empty())
+    }
+
+    async fn step(&self, id: i64) -> Result<(), StoreError> {
+        with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
+            self.step_with(client, id).await
+        })
+        .await
+    }
+
+    async fn step_with(&self, client: &mut Object, id: i64) -> Result<(), StoreError> {
+        let tx = client.transaction().await?;
+        let Some(replay) = replays::lock(&tx, id).await? else {
+            return Ok(());
+        };
+        if replay.state == "planned" {
+            replays::begin(&tx, id, &self.worker).await?;
+            info!(replay = id, events = replay.planned, "replay begins");
+            return Ok(tx.commit().await?);
+        }
+        replays::settle(&tx, id).await?;
+        if replay.state == "running" {
+            self.advance(&tx, &replay).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    async fn advance(
+        &self,
+        tx: &deadpool_postgres::Transaction<'_>,
+        replay: &LockedReplay,
+    ) -> Result<(), StoreError> {
+        let id = replay.id;
+        if replay.cursor == replay.planned {
+            if replays::finish(tx, id, &self.worker).await? {
+                info!(replay = id, "replay finished");
+            }
+            return Ok(());
+        }
+        let recent = replays::recent(tx, id, replay.watched_from, WATCHED).await?;
+        if does_harm(recent) {
+            let Recent {
+                finished,
+                dead_again,
+            } = recent;
+            let why = format!("{dead_again} of the last {finished} events died again");
+            warn!(replay = id, dead_again, finished, "replay pauses by itself");
+            return replays::pause(tx, id, &self.worker, &why).await;
+        }
+        let late = replays::late_live_events(tx, LATE_LIVE_EVENTS).await?;
+        let room = match late {
+            LATE_LIVE_EVENTS.. => 0,
+            _ => room(replay.rate_per_s, replays::waiting(tx, id).await?),
+        };
+        let allowed = allowance(replay, room);
+        if allowed.events > 0 {
+            let moved =
+                replays::put_back_next(tx, replay, allowed.events, allowed.paced_at).await?;
+            debug!(replay = id, ?moved, "events put back");
+        }
+        Ok(())
+    }
+
+    /// The database refused a step, and would refuse it again.
+    async fn give_up(&self, id: i64, refused: &StoreError) -> Result<(), StoreError> {
+        error!(replay = id, error = %refused, "replay failed");
+        let why = refused.to_string();
+        with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
+            replays::fail(client, id, &self.worker, &why).await
+        })
+        .await
+    }
+}
+
+/// Whether the next step would fail as this one did. A statement that took too long may succeed on a quieter server.
+fn would_repeat(error: &StoreError) -> bool {
+    match error {
+        StoreError::Query(error) => error.code() != Some(&SqlState::QUERY_CANCELED),
+        StoreError::Rejected(_) => true,
+        StoreError::Unavailable(_) | StoreError::Conflict(_) => false,
+    }
+}
+
+/// Whether over half of the last events died again.
+fn does_harm(recent: Recent) -> bool {
+    recent.finished >= WATCHED && recent.dead_again * 2 > recent.finished
+}
+
+/// How many more may wait for their first attempt: half a second's worth, so that live events never queue behind more.
+fn room(rate_per_s: i32, waiting: i64) -> i64 {
+    (i64::from(rate_per_s) / 2).max(LEAST_ROOM) - waiting
+}
+
+/// What may be put back now.
+#[derive(Debug, PartialEq, Eq)]
+struct Allowance {
+    events: i32,
+    paced_at: Timestamp,
+}
+
+/// The events that the rate allows since `paced_at`, as far as there is room for them.
+fn allowance(replay: &LockedReplay, room: i64) -> Allowance {
+    let now = replay.now;
+    let since = replay.paced_at.unwrap_or(now);
+    let elapsed = now
+        .duration_since(since)
+        .clamp(SignedDuration::ZERO, MADE_UP_FOR);
+    let due = elapsed.as_micros() * i128::from(replay.rate_per_s) / 1_000_000;
+    let left = i128::from(replay.planned - replay.cursor);
+    let events = due.min(i128::from(room.max(0))).min(left);
+    let used = SignedDuration::from_micros(
+        i64::try_from(events * 1_000_000 / i128::from(replay.rate_per_s)).unwrap_or(0),
+    );
+    Allowance {
+        events: i32::try_from(events).unwrap_or(0),
+        paced_at: now - elapsed + used,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replay(rate_per_s: i32, paced_ms_ago: i64, cursor: i32) -> LockedReplay {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        LockedReplay {
+            id: 1,
+            state: "running".to_owned(),
+            planned: 1_000,
+            rate_per_s,
+            cursor,
+            paced_at: Some(now - SignedDuration::from_millis(paced_ms_ago)),
+            watched_from: None,
+            now,
+        }
+    }
+
+    #[test]
+    fn the_rate_allows_what_time_and_room_allow() {
+        for (rate, ms, cursor, room, events) in [
+            (20, 100, 0, 99, 2),
+            (20, 40, 0, 99, 0),
+            (1, 999, 0, 99, 0),
+            (1, 1_000, 0, 99, 1),
+            (500, 100, 0, 99, 50),
+            (500, 100, 0, 7, 7),
+            (500, 100, 0, -3, 0),
+            (500, 60_000, 0, 9_999, 1_000),
+            (20, 60_000, 0, 9_999, 40),
+            (500, 100, 995, 99, 5),
+            (20, -50, 0, 99, 0),
+        ] {
+            let allowed = allowance(&replay(rate, ms, cursor), room);
+            assert_eq!(allowed.events, events, "{rate}/s after {ms} ms");
+        }
+    }
+
+    #[test]
+    fn no_time_is_lost_between_steps() {
+        let (mut replay, mut events) = (replay(7, 0, 0), 0);
+        for _ in 0..1_000 {
+            replay.now += SignedDuration::from_millis(33);
+            let allowed = allowance(&replay, 99);
+            events += allowed.events;
+            replay.paced_at = Some(allowed.paced_at);
+        }
+        assert!((230..=231).contains(&events), "{events} in 33 s at 7/s");
+    }
+
+    #[test]
+    fn a_replay_pauses_when_over_half_of_fifty_died_again() {
+        let recent = |finished, dead_again| Recent {
+            finished,
+            dead_again,
+        };
+        assert!(does_harm(recent(50, 26)) && does_harm(recent(50, 50)));
+        assert!(!does_harm(recent(50, 25)) && !does_harm(recent(49, 49)));
+    }
+
+    #[test]
+    fn live_events_never_queue_behind_many() {
+        assert_eq!((room(500, 0), room(500, 250), room(20, 5)), (250, 0, 15));
+    }
+}

@@ -1,0 +1,224 @@
+//! Replays, as the workers run them. Each function works within the transaction that holds the replay's row.
+
+use deadpool_postgres::{GenericClient, Transaction};
+use jiff::Timestamp;
+use shared::database::{StoreError, execute, query, query_opt};
+use shared::replay::store::put_back;
+use tokio_postgres::Row;
+
+/// A replay under this transaction's lock.
+#[derive(Debug, Clone)]
+pub struct LockedReplay {
+    /// Its id.
+    pub id: i64,
+    /// Where it stands.
+    pub state: String,
+    /// How many events were planned.
+    pub planned: i32,
+    /// Events a second.
+    pub rate_per_s: i32,
+    /// Up to which item they were put back or skipped.
+    pub cursor: i32,
+    /// Until when the rate is used up.
+    pub paced_at: Option<Timestamp>,
+    /// Outcomes from then on decide whether it pauses by itself.
+    pub watched_from: Option<Timestamp>,
+    /// The database's clock.
+    pub now: Timestamp,
+}
+
+/// How the last finished events of a replay ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recent {
+    /// How many were looked at.
+    pub finished: i64,
+    /// How many of them died again.
+    pub dead_again: i64,
+}
+
+/// What a batch came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Put back to work.
+    pub put_back: i32,
+    /// Not dead any more.
+    pub skipped: i32,
+}
+
+/// Replays that have something to do, oldest first.
+pub async fn open(client: &impl GenericClient) -> Result<Vec<i64>, StoreError> {
+    const OPEN: &str =
+        "SELECT id FROM replays WHERE state IN ('planned', 'running') OR in_flight > 0 ORDER BY id";
+    Ok(query(client, OPEN, &[])
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect())
+}
+
+/// Locks a replay until the transaction ends. None while another worker has it, or when it has nothing to do any more.
+pub async fn lock(tx: &Transaction<'_>, id: i64) -> Result<Option<LockedReplay>, StoreError> {
+    const LOCK: &str = "
+        SELECT id, state, planned_count, rate_per_s, cursor, paced_at, watched_from, clock_timestamp() AS now
+        FROM replays WHERE id = $1 AND (state IN ('planned', 'running') OR in_flight > 0) FOR UPDATE SKIP LOCKED";
+    let locked = |row: Row| LockedReplay {
+        id: row.get("id"),
+        state: row.get("state"),
+        planned: row.get("planned_count"),
+        rate_per_s: row.get("rate_per_s"),
+        cursor: row.get("cursor"),
+        paced_at: row.get("paced_at"),
+        watched_from: row.get("watched_from"),
+        now: row.get("now"),
+    };
+    Ok(query_opt(tx, LOCK, &[&id]).await?.map(locked))
+}
+
+/// Begins a planned replay.
+pub async fn begin(tx: &Transaction<'_>, id: i64, worker: &str) -> Result<(), StoreError> {
+    const BEGIN: &str = "
+        UPDATE replays SET state = 'running', started_at = now(), paced_at = now(), watched_from = now(),
+            changed_by = $2, changed_why = reason, changed_at = now()
+        WHERE id = $1 AND state = 'planned'";
+    execute(tx, BEGIN, &[&id, &worker]).await?;
+    Ok(())
+}
+
+/// Notes the outcome of every event that became final since. Returns how many did.
+pub async fn settle(tx: &Transaction<'_>, id: i64) -> Result<i32, StoreError> {
+    const SETTLE: &str = "
+        WITH settled AS (
+            UPDATE replay_items item
+            SET outcome = CASE WHEN event.state IN ('processed', 'ignored') THEN 'processed' ELSE 'dead_again' END,
+                finished_at = event.finished_at
+            FROM webhook_events event
+            WHERE item.replay_id = $1 AND item.outcome = 'replayed' AND event.id = item.event_id
+                AND event.finished_at IS NOT NULL
+            RETURNING outcome
+        ), counted AS (
+            SELECT count(*)::integer AS finished, count(*) FILTER (WHERE outcome = 'dead_again')::integer AS dead_again
+            FROM settled
+        )
+        UPDATE replays SET in_flight = in_flight - counted.finished, dead_again = replays.dead_again + counted.dead_again,
+            processed = processed + counted.finished - counted.dead_again
+        FROM counted WHERE id = $1 AND counted.finished > 0
+        RETURNING counted.finished";
+    let row = query_opt(tx, SETTLE, &[&id]).await?;
+    Ok(row.map_or(0, |row| row.get(0)))
+}
+
+/// How the last events of a replay ended that became final after `from`.
+pub async fn recent(
+    tx: &Transaction<'_>,
+    id: i64,
+    from: Option<Timestamp>,
+    most: i64,
+) -> Result<Recent, StoreError> {
+    const RECENT: &str = "
+        SELECT count(*), count(*) FILTER (WHERE outcome = 'dead_again') FROM (
+            SELECT outcome FROM replay_items
+            WHERE replay_id = $1 AND outcome IN ('processed', 'dead_again') AND finished_at >= coalesce($2::timestamptz, '-infinity')
+            ORDER BY finished_at DESC LIMIT $3
+        ) AS last";
+    let row = query_opt(tx, RECENT, &[&id, &from, &most])
+        .await?
+        .ok_or(StoreError::Rejected("a count without a row"))?;
+    Ok(Recent {
+        finished: row.get(0),
+        dead_again: row.get(1),
+    })
+}
+
+/// How many of a replay's events wait for their first attempt.
+pub async fn waiting(tx: &Transaction<'_>, id: i64) -> Result<i64, StoreError> {
+    const WAITING: &str = "
+        SELECT count(*) FROM replay_items item JOIN webhook_events event ON event.id = item.event_id
+        WHERE item.replay_id = $1 AND item.outcome = 'replayed' AND event.state = 'received'";
+    let row = query_opt(tx, WAITING, &[&id]).await?;
+    Ok(row.map_or(0, |row| row.get(0)))
+}
+
+/// How many new events, `most` at the most, have waited for longer than they should.
+pub async fn late_live_events(tx: &Transaction<'_>, most: i64) -> Result<i64, StoreError> {
+    const LATE: &str = "
+        SELECT count(*) FROM (
+            SELECT FROM webhook_events
+            WHERE state = 'received' AND budget_from = 0 AND rescue_from < now() - interval '2 seconds' LIMIT $1
+        ) AS late";
+    let row = query_opt(tx, LATE, &[&most]).await?;
+    Ok(row.map_or(0, |row| row.get(0)))
+}
+
+/// Puts the next events back to work; those that are not dead any more are skipped.
+pub async fn put_back_next(
+    tx: &Transaction<'_>,
+    replay: &LockedReplay,
+    most: i32,
+    paced_at: Timestamp,
+) -> Result<Moved, StoreError> {
+    const NEXT: &str = "
+        SELECT dead_letter_id FROM replay_items WHERE replay_id = $1 AND position > $2 AND position <= $2 + $3";
+    const MARK: &str = "
+        UPDATE replay_items
+        SET outcome = CASE WHEN event_id = ANY($4) THEN 'replayed' ELSE 'skipped' END,
+            replayed_at = CASE WHEN event_id = ANY($4) THEN now() END,
+            finished_at = CASE WHEN event_id = ANY($4) THEN NULL ELSE now() END
+        WHERE replay_id = $1 AND position > $2 AND position <= $2 + $3 AND outcome = 'waiting'";
+    const ADVANCE: &str = "
+        UPDATE replays SET cursor = cursor + $3 + $4, in_flight = in_flight + $3, skipped = skipped + $4, paced_at = $5
+        WHERE id = $1 AND cursor = $2 AND state = 'running'";
+    let LockedReplay { id, cursor, .. } = replay;
+    let letters: Vec<i64> = query(tx, NEXT, &[id, cursor, &most])
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    let events = put_back(tx, &letters).await?;
+    let marked = execute(tx, MARK, &[id, cursor, &most, &events]).await?;
+    let put_back = i32::try_from(events.len()).unwrap_or(i32::MAX);
+    let skipped = i32::try_from(marked).unwrap_or(i32::MAX) - put_back;
+    let advanced = execute(tx, ADVANCE, &[id, cursor, &put_back, &skipped, &paced_at]).await?;
+    if advanced == 1 {
+        Ok(Moved { put_back, skipped })
+    } else {
+        Err(StoreError::Rejected("the replay is not where it was"))
+    }
+}
+
+/// Pauses a replay that does more harm than good.
+pub async fn pause(
+    tx: &Transaction<'_>,
+    id: i64,
+    worker: &str,
+    why: &str,
+) -> Result<(), StoreError> {
+    const PAUSE: &str = "
+        UPDATE replays SET state = 'paused', error = $3, changed_by = $2, changed_why = $3, changed_at = now()
+        WHERE id = $1 AND state = 'running'";
+    execute(tx, PAUSE, &[&id, &worker, &why]).await?;
+    Ok(())
+}
+
+/// Finishes a replay whose events all have an outcome. False when some have none yet.
+pub async fn finish(tx: &Transaction<'_>, id: i64, worker: &str) -> Result<bool, StoreError> {
+    const FINISH: &str = "
+        UPDATE replays SET state = 'finished', finished_at = now(), changed_by = $2,
+            changed_why = 'every event has an outcome', changed_at = now()
+        WHERE id = $1 AND state = 'running' AND cursor = planned_count AND in_flight = 0";
+    Ok(execute(tx, FINISH, &[&id, &worker]).await? == 1)
+}
+
+/// Gives a replay up that the database refuses to run.
+pub async fn fail(
+    client: &impl GenericClient,
+    id: i64,
+    worker: &str,
+    error: &str,
+) -> Result<(), StoreError> {
+    const FAIL: &str = "
+        UPDATE replays SET state = 'failed', error = $3, finished_at = now(), changed_by = $2, changed_why = $3,
+            changed_at = now()
+        WHERE id = $1 AND state IN ('planned', 'running', 'paused')";
+    execute(client, FAIL, &[&id, &worker, &error]).await?;
+    Ok(())
+}
