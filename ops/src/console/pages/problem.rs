@@ -26,9 +26,7 @@ pub fn show(visit: &Visit, problem: &OpsError) -> Reply {
         OpsError::NotPermitted(_) => (StatusCode::FORBIDDEN, "Not permitted"),
         OpsError::Conflict(_) => (StatusCode::CONFLICT, "Changed meanwhile"),
         OpsError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "Unavailable"),
-        _ => {
-            (StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong")
-        }
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong"),
     };
     let text = match problem {
         OpsError::Unavailable(_) | OpsError::Unexpected(_) => {
