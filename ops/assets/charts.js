@@ -52,7 +52,7 @@
         fill: nth === 0 && chart.lines.length !== 2 ? color(name).replace("rgb(", "rgba(").replace(")", ", .1)") : undefined,
         width: 1.5,
         spanGaps: false,
-        points: { show: false },
+        points: { size: 5, fill: color(name) },
         value: (_, value) => chart.text(value),
       })),
     ],
