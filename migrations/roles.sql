@@ -26,11 +26,13 @@ GRANT INSERT (id, type, livemode, api_version, account, created_at), SELECT (id,
 GRANT INSERT (event_id, body) ON event_payloads TO tollgate_gateway;
 GRANT INSERT (event_id, available_at, traceparent), SELECT (id), DELETE ON outbox TO tollgate_gateway;
 
--- worker: moves states, writes effects. It cannot change a body, an attempt or the audit log.
+-- worker: moves states, writes effects, prunes. It cannot change a body, an attempt or the audit log.
 GRANT SELECT ON webhook_events, event_payloads, event_attempts, dead_letters TO tollgate_worker;
 GRANT UPDATE (state, attempts, budget_from, due_at, last_error, finished_at, rescue_from, rescues) ON webhook_events
     TO tollgate_worker;
 GRANT INSERT ON event_attempts, dead_letters TO tollgate_worker;
+-- Retention; a trigger keeps what is not final.
+GRANT DELETE ON webhook_events, event_payloads TO tollgate_worker;
 GRANT SELECT, INSERT, DELETE, UPDATE (available_at) ON outbox TO tollgate_worker;
 GRANT SELECT, INSERT, UPDATE ON orders, order_items, registrations, tickets, payments, course_purchases, emails
     TO tollgate_worker;

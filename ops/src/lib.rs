@@ -8,6 +8,7 @@ pub mod events;
 pub mod filter;
 mod lifecycles;
 mod output;
+pub mod page;
 mod retry;
 mod store;
 
@@ -55,6 +56,11 @@ enum Command {
     /// Look at events, or retry one
     #[command(subcommand)]
     Events(commands::events::Command),
+    /// Print the completion script of a shell, e.g. for /etc/bash_completion.d/ops
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
     /// Look at replays of many dead letters; pause, resume or cancel one
     #[command(subcommand)]
     Replays(commands::replays::Command),
@@ -102,6 +108,7 @@ async fn run(cli: Cli) -> Result<(), OpsError> {
         Command::Doctor(args) => commands::doctor::run(&database, &args, output).await,
         Command::Trigger(args) => commands::trigger::run(&database, &args, output).await,
         Command::Events(command) => commands::events::run(&database, command, output).await,
+        Command::Completions { shell } => commands::completions::run(shell),
         Command::Replays(command) => commands::replays::run(&database, command, output).await,
         Command::DeadLetters(command) => {
             commands::dead_letters::run(&database, command, output).await

@@ -44,9 +44,10 @@ impl Output {
         self,
         name: &str,
         items: &[T],
-        next: Option<String>,
+        next: Option<impl Display>,
         text: impl FnOnce(&[T]) -> String,
     ) -> Result<(), OpsError> {
+        let next = next.map(|next| next.to_string());
         match self {
             Self::Text => {
                 print_line(text(items).trim_end())?;

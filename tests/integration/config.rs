@@ -73,6 +73,8 @@ async fn help_names_every_variable_and_shows_no_secret() {
                 "SMTP_URL",
                 "MAIL_DIR",
                 "MAIL_FROM",
+                "RETENTION_PAYLOADS",
+                "RETENTION_EVENTS",
             ],
         ),
     ] {

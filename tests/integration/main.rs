@@ -4,6 +4,7 @@
 
 mod architecture;
 mod config;
+mod console;
 mod faults;
 mod fulfillment;
 mod gateway;
@@ -13,6 +14,7 @@ mod ops;
 mod permutations;
 mod processes;
 mod replays;
+mod retention;
 mod roles;
 mod signatures;
 mod subscriptions;

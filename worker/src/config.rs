@@ -15,6 +15,7 @@ use shared::settings::{
 
 use crate::decision::Policy;
 use crate::mail::Outlet;
+use crate::retention::Ages;
 
 /// Fulfills events: consumes the queue, runs handlers, sends mails, relays and rescues messages. Run as many as wanted.
 #[derive(Parser)]
@@ -49,6 +50,12 @@ pub struct Args {
     /// How long a free seat is kept for the first of the waitlist
     #[arg(long, env = "SEAT_OFFER", default_value = "24h")]
     seat_offer: String,
+    /// Bodies of final events are removed when they are older than this; `off` keeps them
+    #[arg(long, env = "RETENTION_PAYLOADS", default_value = "off")]
+    retention_payloads: String,
+    /// Final events are removed when they are older than this, 31d at the least; `off` keeps them
+    #[arg(long, env = "RETENTION_EVENTS", default_value = "off")]
+    retention_events: String,
     /// Mail server, e.g. smtp://user:password@host:587?tls=required; without it mails are written to MAIL_DIR
     #[arg(long, env = "SMTP_URL", hide_env_values = true)]
     smtp_url: Option<String>,
@@ -80,6 +87,8 @@ pub struct Config {
     pub rescue_after: Duration,
     /// How long seats wait.
     pub seat_times: SeatTimes,
+    /// When what is final is removed.
+    pub ages: Ages,
     /// Where mails go.
     pub outlet: Outlet,
     /// Who sends them.
@@ -103,6 +112,7 @@ impl Config {
         let rescue_after = check.value("RESCUE_AFTER", &args.rescue_after, duration);
         let hold = check.value("SEAT_HOLD", &args.seat_hold, duration);
         let offer = check.value("SEAT_OFFER", &args.seat_offer, duration);
+        let ages = ages(args, &mut check);
         let outlet = match args
             .smtp_url
             .as_deref()
@@ -128,6 +138,7 @@ impl Config {
                     hold: hold?,
                     offer: offer?,
                 },
+                ages: ages?,
                 outlet: outlet?,
                 mail_from: mail_from?,
             })
@@ -146,6 +157,33 @@ fn policy(args: &Args, check: &mut Check) -> Option<Policy> {
         backoff_base,
         backoff_max,
     })
+}
+
+/// Stripe, or a person there, may send an event again for 30 days: until then it must be known.
+const LEAST_EVENT_AGE: Duration = Duration::from_secs(31 * 86_400);
+
+fn ages(args: &Args, check: &mut Check) -> Option<Ages> {
+    let payloads = check.value("RETENTION_PAYLOADS", &args.retention_payloads, age);
+    let events = check.value("RETENTION_EVENTS", &args.retention_events, age);
+    if events
+        .flatten()
+        .is_some_and(|events| events < LEAST_EVENT_AGE)
+    {
+        let text =
+            "RETENTION_EVENTS must be at least 31d: until then Stripe may send an event again";
+        check.problem(text.to_owned());
+    }
+    Some(Ages {
+        payloads: payloads?,
+        events: events?,
+    })
+}
+
+fn age(raw: &str) -> Result<Option<Duration>, String> {
+    match raw {
+        "off" => Ok(None),
+        _ => duration(raw).map(Some),
+    }
 }
 
 /// The message never repeats the URL: it may hold a password.
@@ -169,6 +207,8 @@ mod tests {
             "--livemode=maybe",
             "--concurrency=0",
             "--backoff-base=0s",
+            "--retention-payloads=soon",
+            "--retention-events=30d",
             "--smtp-url=http://user:hunter2@mail",
             "--mail-from=nobody",
         ];
@@ -180,6 +220,8 @@ mod tests {
             "STRIPE_LIVEMODE",
             "WORKER_CONCURRENCY",
             "WORKER_BACKOFF_BASE",
+            "RETENTION_PAYLOADS",
+            "RETENTION_EVENTS",
             "SMTP_URL",
             "MAIL_FROM",
         ] {

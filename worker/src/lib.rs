@@ -15,6 +15,7 @@ mod recorder;
 mod relay;
 mod replayer;
 mod rescue;
+mod retention;
 mod seats;
 mod store;
 
@@ -44,11 +45,12 @@ use crate::recorder::Recorder;
 use crate::relay::Relay;
 use crate::replayer::Replayer;
 use crate::rescue::Rescue;
+use crate::retention::Retention;
 use crate::seats::Seats;
 
 const APPLICATION: &str = "tollgate-worker";
-/// Connections beside those of the handlers: relay, rescue, recorder, mailer, seats and replayer.
-const HELPER_CONNECTIONS: usize = 6;
+/// Connections beside those of the handlers: relay, rescue, recorder, mailer, seats, replayer and retention.
+const HELPER_CONNECTIONS: usize = 7;
 const DATABASE_WAIT: Duration = Duration::from_secs(5);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -177,6 +179,8 @@ fn start(
         token.cancelled().await;
     });
     background.spawn(Seats::new(pool.clone(), config.seat_times).run(background.token()));
+    background
+        .spawn(Retention::new(pool.clone(), config.ages, metrics.clone()).run(background.token()));
     background.spawn(Replayer::new(pool.clone(), &worker_name()).run(background.token()));
     let processor = Processor {
         pool: pool.clone(),

@@ -16,6 +16,7 @@ pub struct Metrics {
     relayed: Counter<u64>,
     rescued: Counter<u64>,
     emails: Counter<u64>,
+    pruned: Counter<u64>,
     backlog: Gauge<i64>,
     backlog_age: Gauge<f64>,
 }
@@ -61,6 +62,10 @@ impl Metrics {
                 "Events whose lost message was published again",
             ),
             emails: counter("tollgate_emails", "Mails by result"),
+            pruned: counter(
+                "tollgate_pruned_rows",
+                "Rows that retention removed, by table",
+            ),
             backlog: meter
                 .i64_gauge("tollgate_backlog_events")
                 .with_description("Events that are not final")
@@ -115,6 +120,11 @@ impl Metrics {
     /// Counts a mail.
     pub fn email(&self, result: &'static str) {
         self.emails.add(1, &[KeyValue::new("result", result)]);
+    }
+
+    /// Counts what retention removed.
+    pub fn pruned(&self, table: &'static str, rows: u64) {
+        self.pruned.add(rows, &[KeyValue::new("table", table)]);
     }
 
     /// Notes how much waits.

@@ -10,6 +10,7 @@ use super::Accountable;
 use super::filter_args::FilterArgs;
 use crate::filter::Filter;
 use crate::output::{Output, note, safe, table, time};
+use crate::page::{Cursor, next_page};
 use crate::store::audit;
 use crate::store::dead_letters::{self, DeadLetter, Group};
 use crate::{Database, OpsError};
@@ -25,6 +26,9 @@ pub enum Command {
         /// How many
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
         limit: i64,
+        /// Go on behind this place: the `next` of the page before
+        #[arg(long)]
+        cursor: Option<Cursor>,
     },
     /// Group unresolved dead letters by cause
     Groups {
@@ -74,14 +78,21 @@ const MOST_IN_AUDIT: usize = 1_000;
 /// Runs the command.
 pub async fn run(database: &Database, command: Command, output: Output) -> Result<(), OpsError> {
     match command {
-        Command::List { filter, limit } => {
-            let found =
-                dead_letters::list(&database.connect().await?, &filter.read()?, limit).await?;
-            output.print("dead_letters", &found, |found| list(found))
+        Command::List {
+            filter,
+            limit,
+            cursor,
+        } => {
+            let (client, filter) = (database.connect().await?, filter.read()?);
+            let found = dead_letters::list(&client, &filter, cursor.as_ref(), limit).await?;
+            let next = next_page(&found, limit, |letter| {
+                (letter.died_at, letter.id.to_string())
+            });
+            output.print_list("dead_letters", &found, next, list)
         }
         Command::Groups { filter } => {
             let found = dead_letters::groups(&database.connect().await?, &filter.read()?).await?;
-            output.print("groups", &found, |found| groups(found))
+            output.print_list("groups", &found, None::<Cursor>, groups)
         }
         Command::Show { id } => {
             let found =
@@ -232,7 +243,7 @@ async fn preview(
     matched: i64,
     output: Output,
 ) -> Result<(), OpsError> {
-    let found = dead_letters::list(client, filter, MOST).await?;
+    let found = dead_letters::list(client, filter, None, MOST).await?;
     note(format_args!("{matched} dead letters would be discarded"));
     let name = |letter: &DeadLetter| {
         letter

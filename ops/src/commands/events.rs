@@ -6,6 +6,7 @@ use super::Accountable;
 use super::filter_args::FilterArgs;
 use crate::filter::Filter;
 use crate::output::{Output, print_bytes, safe, table, time, time_or_dash};
+use crate::page::{Cursor, next_page};
 use crate::store::events::{self, Attempt, Event};
 use crate::{Database, OpsError};
 
@@ -23,6 +24,9 @@ pub enum Command {
         /// How many
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
         limit: i64,
+        /// Go on behind this place: the `next` of the page before
+        #[arg(long)]
+        cursor: Option<Cursor>,
     },
     /// Show an event with its attempts
     Show {
@@ -52,10 +56,13 @@ pub async fn run(database: &Database, command: Command, output: Output) -> Resul
             state,
             filter,
             limit,
+            cursor,
         } => {
             let filter = with_state(filter.read()?, state)?;
-            let found = events::list(&database.connect().await?, &filter, limit).await?;
-            output.print("events", &found, |found| list(found))
+            let client = database.connect().await?;
+            let found = events::list(&client, &filter, cursor.as_ref(), limit).await?;
+            let next = next_page(&found, limit, |event| (event.received_at, event.id.clone()));
+            output.print_list("events", &found, next, list)
         }
         Command::Show { id, raw: true } => show_raw(database, &id).await,
         Command::Show { id, raw: false } => show(database, &id, output).await,

@@ -9,6 +9,7 @@ use tokio_postgres::Row;
 
 use super::conditions::Conditions;
 use crate::filter::Filter;
+use crate::page::Cursor;
 
 /// A dead letter.
 #[derive(Debug, Serialize)]
@@ -62,10 +63,9 @@ const COLUMNS: &str =
 async fn matching(
     client: &impl GenericClient,
     select: &str,
-    filter: &Filter,
+    conditions: &Conditions,
     rest: &str,
 ) -> Result<Vec<Row>, StoreError> {
-    let conditions = Conditions::of_letters(filter);
     let sql = format!(
         "SELECT {select} FROM dead_letters letter LEFT JOIN webhook_events event ON event.id = letter.event_id
          WHERE letter.resolved_at IS NULL AND {} {rest}",
@@ -74,14 +74,21 @@ async fn matching(
     query(client, &sql, &conditions.params()).await
 }
 
-/// Lists unresolved dead letters, oldest first.
+/// Lists unresolved dead letters, oldest first, from behind a place on.
 pub async fn list(
     client: &impl GenericClient,
     filter: &Filter,
+    behind: Option<&Cursor>,
     limit: i64,
 ) -> Result<Vec<DeadLetter>, StoreError> {
+    let mut conditions = Conditions::of_letters(filter);
+    if let Some(Cursor { at, id }) = behind {
+        let id: i64 = id.parse().unwrap_or(i64::MAX);
+        let (at, id) = (conditions.bind(*at), conditions.bind(id));
+        conditions.add(format!("(letter.died_at, letter.id) > ({at}, {id})"));
+    }
     let rest = format!("ORDER BY letter.died_at, letter.id LIMIT {limit}");
-    Ok(matching(client, COLUMNS, filter, &rest)
+    Ok(matching(client, COLUMNS, &conditions, &rest)
         .await?
         .iter()
         .map(dead_letter)
@@ -90,10 +97,12 @@ pub async fn list(
 
 /// Counts unresolved dead letters.
 pub async fn count(client: &impl GenericClient, filter: &Filter) -> Result<i64, StoreError> {
-    Ok(matching(client, "count(*)", filter, "")
-        .await?
-        .first()
-        .map_or(0, |row| row.get(0)))
+    Ok(
+        matching(client, "count(*)", &Conditions::of_letters(filter), "")
+            .await?
+            .first()
+            .map_or(0, |row| row.get(0)),
+    )
 }
 
 /// Groups unresolved dead letters by cause, largest first.
@@ -106,7 +115,7 @@ pub async fn groups(
     let rows = matching(
         client,
         SELECT,
-        filter,
+        &Conditions::of_letters(filter),
         "GROUP BY letter.fingerprint ORDER BY 4 DESC, 1 LIMIT 200",
     )
     .await?;
@@ -213,9 +222,11 @@ pub async fn discard(
 /// circle; what another command holds is its own.
 async fn lock(tx: &Transaction<'_>, filter: &Filter, most: i64) -> Result<Vec<i64>, StoreError> {
     let rest = format!("ORDER BY letter.id LIMIT {most} FOR UPDATE OF letter SKIP LOCKED");
-    Ok(matching(tx, "letter.id", filter, &rest)
-        .await?
-        .iter()
-        .map(|row| row.get(0))
-        .collect())
+    Ok(
+        matching(tx, "letter.id", &Conditions::of_letters(filter), &rest)
+            .await?
+            .iter()
+            .map(|row| row.get(0))
+            .collect(),
+    )
 }

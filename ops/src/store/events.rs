@@ -8,6 +8,7 @@ use tokio_postgres::Row;
 
 use super::conditions::Conditions;
 use crate::filter::Filter;
+use crate::page::Cursor;
 
 /// An event's row.
 #[derive(Debug, Serialize)]
@@ -67,13 +68,18 @@ pub const COLUMNS: &str = "event.id, event.type, event.state, event.livemode, ev
     event.created_at, event.received_at, event.deliveries, event.attempts, event.due_at, event.last_error,
     event.finished_at";
 
-/// Lists events, newest first.
+/// Lists events, newest first, from behind a place on.
 pub async fn list(
     client: &impl GenericClient,
     filter: &Filter,
+    behind: Option<&Cursor>,
     limit: i64,
 ) -> Result<Vec<Event>, StoreError> {
     let mut conditions = Conditions::of_events(filter);
+    if let Some(Cursor { at, id }) = behind {
+        let (at, id) = (conditions.bind(*at), conditions.bind(id.clone()));
+        conditions.add(format!("(event.received_at, event.id) < ({at}, {id})"));
+    }
     let limit = conditions.bind(limit);
     let sql = format!(
         "SELECT {COLUMNS} FROM webhook_events event WHERE {}

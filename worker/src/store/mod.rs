@@ -6,3 +6,4 @@ pub mod events;
 pub mod mirrors;
 pub mod outbox;
 pub mod replays;
+pub mod retention;

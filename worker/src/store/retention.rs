@@ -1,0 +1,49 @@
+//! What retention removes. Rows that anybody else holds are left for the next batch.
+
+use std::time::Duration;
+
+use deadpool_postgres::GenericClient;
+use shared::database::{StoreError, execute, query_opt};
+
+/// Removes the bodies of events that are final for longer than `age`. Returns how many.
+pub async fn prune_payloads(
+    client: &impl GenericClient,
+    age: Duration,
+    most: i64,
+) -> Result<u64, StoreError> {
+    // No body is older than its event, so the index on their time finds the oldest ones first.
+    const PRUNE: &str = "
+        WITH old AS (
+            SELECT payload.event_id FROM event_payloads payload
+            JOIN webhook_events event ON event.id = payload.event_id
+            WHERE payload.received_at < now() - make_interval(secs => $1)
+                AND event.state IN ('processed', 'ignored', 'discarded')
+                AND event.finished_at < now() - make_interval(secs => $1)
+            ORDER BY payload.received_at LIMIT $2 FOR UPDATE OF event SKIP LOCKED
+        )
+        DELETE FROM event_payloads USING old WHERE event_payloads.event_id = old.event_id";
+    execute(client, PRUNE, &[&age.as_secs_f64(), &most]).await
+}
+
+/// Removes events that are final for longer than `age`, with body, attempts and resolved dead letters. Returns how many.
+pub async fn prune_events(
+    client: &impl GenericClient,
+    age: Duration,
+    most: i64,
+) -> Result<u64, StoreError> {
+    const PRUNE: &str = "
+        WITH old AS (
+            SELECT id FROM webhook_events event
+            WHERE state IN ('processed', 'ignored', 'discarded') AND finished_at < now() - make_interval(secs => $1)
+                AND NOT EXISTS (SELECT FROM dead_letters WHERE event_id = event.id AND resolved_at IS NULL)
+                AND NOT EXISTS (SELECT FROM replay_items WHERE event_id = event.id AND outcome = 'replayed')
+            ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        ), bodies AS (
+            DELETE FROM event_payloads USING old WHERE event_id = old.id
+        ), events AS (
+            DELETE FROM webhook_events USING old WHERE webhook_events.id = old.id RETURNING webhook_events.id
+        )
+        SELECT count(*) FROM events";
+    let row = query_opt(client, PRUNE, &[&age.as_secs_f64(), &most]).await?;
+    Ok(row.map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
+}
