@@ -26,6 +26,7 @@ CREATE INDEX event_objects_event_id_idx ON event_objects (event_id);
 -- Processed events are most of the table and are found by time; the others by their state.
 CREATE INDEX webhook_events_state_idx ON webhook_events (state, received_at, id) WHERE state <> 'processed';
 CREATE INDEX webhook_events_repeated_idx ON webhook_events (received_at, id) WHERE attempts > 1;
+CREATE INDEX webhook_events_account_idx ON webhook_events (account, received_at, id) WHERE account IS NOT NULL;
 
 CREATE INDEX dead_letters_died_at_idx ON dead_letters (died_at);
 

@@ -1,9 +1,9 @@
 //! The console over plain HTTP, without JavaScript, under the operators' role.
 
-use harness::binaries::run;
+use harness::binaries::{Process, run};
 use harness::console::{Console, encoded, users_file};
 use harness::stripe::{event, event_id, get, payment_intent, post};
-use harness::{RunningGateway, RunningWorker, TestBed};
+use harness::{RunningWorker, TestBed};
 use serde_json::{Value, json};
 
 /// Events as if they had come one a second, the last one now.
@@ -431,7 +431,7 @@ async fn a_group_keeps_its_state_until_it_recurs() {
 async fn an_event_is_retried_and_its_order_shows_what_came_of_it() {
     let bed = TestBed::new().await;
     let (gateway, worker) = tokio::join!(
-        RunningGateway::start(&bed, &[]),
+        Process::gateway(&bed, &[]),
         RunningWorker::start(&bed, &["--max-attempts=1"])
     );
     let id = event_id();
@@ -442,7 +442,6 @@ async fn an_event_is_retried_and_its_order_shows_what_came_of_it() {
         format!("http://{}", gateway.admin_address),
         format!("http://{}", worker.admin_address),
     );
-    gateway.until_ready().await;
     let console = Console::start(
         &bed,
         &[

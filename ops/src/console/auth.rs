@@ -72,7 +72,7 @@ pub enum Authenticator {
     /// Everybody is this operator.
     Local(Identity),
     /// By HTTP Basic.
-    Users(Passwords),
+    Users(Box<Passwords>),
     /// By a trusted proxy's headers.
     Proxy(Proxy),
 }
@@ -85,7 +85,7 @@ impl Authenticator {
                 name: local_name,
                 role: Role::Operator,
             }),
-            Entry::Users(file) => Self::Users(Passwords::new(file)),
+            Entry::Users(file) => Self::Users(Box::new(Passwords::new(file))),
             Entry::Proxy(proxy) => Self::Proxy(proxy),
         }
     }

@@ -315,7 +315,7 @@ impl History {
         pool: &Pool,
         now: Timestamp,
     ) -> Result<(Backlog, Vec<Group>, Vec<Death>), StoreError> {
-        let whole = self.polls % WHOLE_HOUR_EVERY == 0;
+        let whole = self.polls.is_multiple_of(WHOLE_HOUR_EVERY);
         let since = minutes_before(now, if whole { HOUR } else { 1 });
         let (minutes, asked) = with_client(pool, TIMEOUT, async |client| {
             let client = &*client;

@@ -2,7 +2,6 @@
 
 use askama::Template;
 use hyper::StatusCode;
-use jiff::Timestamp;
 
 use crate::OpsError;
 use crate::console::app::App;
@@ -10,7 +9,8 @@ use crate::console::reply::{self, Reply};
 use crate::console::view::{self, Frame};
 use crate::console::visit::Visit;
 use crate::filter::{Filter, STATES};
-use crate::store::console::events::{self, PAGE, Place};
+use crate::page::Cursor;
+use crate::store::console::events::{self, PAGE};
 use crate::store::events::Event;
 
 #[derive(Template)]
@@ -49,7 +49,10 @@ const WINDOWS: [(&str, &str); 5] = [
 pub async fn show(app: &App, visit: &Visit) -> Result<Reply, OpsError> {
     let typed = visit.query.get("filter").unwrap_or_default();
     let before = match visit.query.get("before") {
-        Some(raw) => Some(place(raw)?),
+        Some(raw) => Some(
+            raw.parse::<Cursor>()
+                .map_err(|_| OpsError::Usage("this page has no such place".to_owned()))?,
+        ),
         None => None,
     };
     let client = app.client().await?;
@@ -130,19 +133,12 @@ pub fn link(filter: &str) -> String {
 }
 
 fn next(typed: &str, last: &Event) -> String {
-    let place = format!("{},{}", last.received_at, last.id);
-    let place = view::encoded(&place);
+    let place = Cursor {
+        at: last.received_at,
+        id: last.id.clone(),
+    };
+    let place = view::encoded(&place.to_string());
     format!("/events?filter={}&before={place}", view::encoded(typed))
-}
-
-fn place(raw: &str) -> Result<Place, OpsError> {
-    let broken = || OpsError::Usage("this page has no such place".to_owned());
-    let (at, id) = raw.split_once(',').ok_or_else(broken)?;
-    let at: Timestamp = at.parse().map_err(|_| broken())?;
-    Ok(Place {
-        at,
-        id: id.to_owned(),
-    })
 }
 
 fn command(typed: &str) -> String {

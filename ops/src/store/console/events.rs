@@ -2,22 +2,13 @@
 //! neither repeat nor hide any.
 
 use deadpool_postgres::GenericClient;
-use jiff::Timestamp;
 use shared::database::{StoreError, query};
 use tokio_postgres::Row;
 
 use crate::filter::Filter;
+use crate::page::Cursor;
 use crate::store::conditions::Conditions;
 use crate::store::events::{COLUMNS, Event, event};
-
-/// Where a page begins: behind this row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// When the row's event came.
-    pub at: Timestamp,
-    /// The event's id.
-    pub id: String,
-}
 
 /// Rows of one page.
 pub const PAGE: i64 = 50;
@@ -26,7 +17,7 @@ pub const PAGE: i64 = 50;
 pub async fn page(
     client: &impl GenericClient,
     filter: &Filter,
-    before: Option<&Place>,
+    before: Option<&Cursor>,
 ) -> Result<Vec<Event>, StoreError> {
     let filter = resolve_globs(client, filter).await?;
     let Some(filter) = filter else {
@@ -34,6 +25,7 @@ pub async fn page(
     };
     let mut conditions = Conditions::of_events(&Filter {
         types: Vec::new(),
+        states: Vec::new(),
         min_attempts: None,
         ..filter.clone()
     });
@@ -46,13 +38,8 @@ pub async fn page(
         };
         conditions.add(format!("event.attempts >= {bound}{repeated}"));
     }
-    if let [state] = filter.states.as_slice()
-        && state != "processed"
-    {
-        conditions.add("event.state <> 'processed'".to_owned());
-    }
-    if let Some(place) = before {
-        let (at, id) = (conditions.bind(place.at), conditions.bind(place.id.clone()));
+    if let Some(Cursor { at, id }) = before {
+        let (at, id) = (conditions.bind(*at), conditions.bind(id.clone()));
         conditions.add(format!("(event.received_at, event.id) < ({at}, {id})"));
     }
     let sql = statement(&mut conditions, &filter);
@@ -62,22 +49,33 @@ pub async fn page(
 
 const NEWEST: &str = "ORDER BY event.received_at DESC, event.id DESC LIMIT";
 
-/// Of several types, the newest of each are merged: an index is in the order of time only within one type.
+/// Of several states or types, the newest of each are merged: an index is in the order of time only within one. Where both
+/// are given, the state decides, unless it is that of most events.
 fn statement(conditions: &mut Conditions, filter: &Filter) -> String {
+    let mut rest = conditions.sql();
+    let rare = !filter.states.iter().any(|state| state == "processed");
+    let (values, equal) = if !filter.states.is_empty() && rare {
+        if !filter.types.is_empty() {
+            let types = conditions.bind(filter.types.clone());
+            rest.push_str(&format!(" AND event.type = ANY({types})"));
+        }
+        let equal = "event.state = wanted.value AND event.state <> 'processed'";
+        (filter.states.clone(), equal)
+    } else {
+        if !filter.states.is_empty() {
+            let states = conditions.bind(filter.states.clone());
+            rest.push_str(&format!(" AND event.state = ANY({states})"));
+        }
+        (filter.types.clone(), "event.type = wanted.value")
+    };
     let most = PAGE + 1;
-    let rest = conditions.sql();
-    if filter.types.is_empty() {
+    if values.is_empty() {
         return format!("SELECT {COLUMNS} FROM webhook_events event WHERE {rest} {NEWEST} {most}");
     }
-    let types = conditions.bind(filter.types.clone());
-    if filter.states.iter().any(|state| state != "processed") && filter.states.len() == 1 {
-        return format!(
-            "SELECT {COLUMNS} FROM webhook_events event WHERE {rest} AND event.type = ANY({types}) {NEWEST} {most}"
-        );
-    }
+    let values = conditions.bind(values);
     format!(
-        "SELECT event.* FROM unnest({types}::text[]) AS wanted (type) CROSS JOIN LATERAL (
-            SELECT {COLUMNS} FROM webhook_events event WHERE event.type = wanted.type AND {rest} {NEWEST} {most}
+        "SELECT event.* FROM unnest({values}::text[]) AS wanted (value) CROSS JOIN LATERAL (
+            SELECT {COLUMNS} FROM webhook_events event WHERE {equal} AND {rest} {NEWEST} {most}
          ) event {NEWEST} {most}"
     )
 }
