@@ -174,6 +174,7 @@ async fn every_page_is_accessible_in_both_colours() {
         ("audit", "/audit".to_owned()),
         ("not-found", "/nothing".to_owned()),
     ];
+    let mut findings = Vec::new();
     for theme in ["light", "dark"] {
         browser.open("/").await;
         browser
@@ -181,10 +182,15 @@ async fn every_page_is_accessible_in_both_colours() {
             .await;
         for (name, path) in &pages {
             browser.open(path).await;
-            let findings = browser.serious_findings().await;
-            assert!(findings.is_empty(), "{path} in {theme}: {findings:#?}");
+            let found = browser.serious_findings().await;
+            findings.extend(
+                found
+                    .into_iter()
+                    .map(|line| format!("{path} in {theme}: {line}")),
+            );
             browser.picture(&format!("{name}-{theme}")).await;
         }
     }
+    assert!(findings.is_empty(), "{findings:#?}");
     browser.stop().await;
 }
