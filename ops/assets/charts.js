@@ -52,7 +52,8 @@
         fill: nth === 0 && chart.lines.length !== 2 ? color(name).replace("rgb(", "rgba(").replace(")", ", .1)") : undefined,
         width: 1.5,
         spanGaps: false,
-        points: { size: 5, fill: color(name) },
+        // A lonely minute is no line.
+        points: { show: chart === charts.speed, size: 4, fill: color(name) },
         value: (_, value) => chart.text(value),
       })),
     ],
