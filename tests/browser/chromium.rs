@@ -18,7 +18,7 @@ const AXE: &str = include_str!("axe.min.js");
 /// A browser; dropping it ends it.
 pub struct Browser {
     client: Client,
-    _driver: Child,
+    driver: Child,
     origin: OnceCell<String>,
 }
 
@@ -29,7 +29,6 @@ impl Browser {
         let driver = Command::new("chromedriver")
             .arg(format!("--port={port}"))
             .stdout(Stdio::null())
-            .kill_on_drop(true)
             .spawn()
             .expect("chromedriver is installed: run ./deploy/test --browser");
         let arguments = [
@@ -51,14 +50,14 @@ impl Browser {
         .await;
         Self {
             client,
-            _driver: driver,
+            driver,
             origin: OnceCell::new(),
         }
     }
 
     /// Ends it in an orderly way.
     pub async fn stop(self) {
-        self.client.close().await.unwrap();
+        self.client.clone().close().await.unwrap();
     }
 
     /// Signs in to a console, and opens its first page.
@@ -152,6 +151,16 @@ impl Browser {
         std::fs::create_dir_all(&folder).unwrap();
         let picture = self.client.screenshot().await.unwrap();
         std::fs::write(folder.join(format!("{name}.png")), picture).unwrap();
+    }
+}
+
+impl Drop for Browser {
+    /// The driver ends its browser with it, unless it is killed.
+    fn drop(&mut self) {
+        if let Some(pid) = self.driver.id() {
+            let pid = pid.to_string();
+            let _ = std::process::Command::new("kill").arg(pid).status();
+        }
     }
 }
 

@@ -457,10 +457,10 @@ mod tests {
         let state = |probes: &[Probe]| service("Gateway", probes).state;
         assert_eq!(state(std::slice::from_ref(&good)), "up");
         assert_eq!(state(&[good.clone(), bad.clone()]), "warning");
-        assert_eq!(state(&[bad.clone()]), "down");
-        assert_eq!(state(&[silent.clone()]), "down");
+        assert_eq!(state(std::slice::from_ref(&bad)), "down");
+        assert_eq!(state(std::slice::from_ref(&silent)), "down");
         assert_eq!(state(&[]), "unknown");
-        assert_eq!(broker(&[good.clone()], &[bad]).state, "down");
+        assert_eq!(broker(std::slice::from_ref(&good), &[bad]).state, "down");
         assert_eq!(broker(&[good], &[probe(true, "blocked")]).state, "warning");
         assert_eq!(broker(&[silent], &[]).state, "unknown");
     }
