@@ -123,6 +123,5 @@ CREATE TRIGGER replays_audit AFTER INSERT OR UPDATE ON replays FOR EACH ROW EXEC
 -- How often an event was replayed, and a group's dead letters.
 CREATE INDEX dead_letters_event_id_idx ON dead_letters (event_id);
 CREATE INDEX dead_letters_fingerprint_idx ON dead_letters (fingerprint, died_at);
--- Lists of events by type, and of dead ones.
+-- Lists of events by type.
 CREATE INDEX webhook_events_type_idx ON webhook_events (type text_pattern_ops, received_at, id);
-CREATE INDEX webhook_events_dead_idx ON webhook_events (received_at, id) WHERE state = 'dead';

@@ -47,6 +47,7 @@ GRANT UPDATE (state, cursor, paced_at, in_flight, processed, dead_again, skipped
 GRANT UPDATE (outcome, replayed_at, finished_at) ON replay_items TO tollgate_worker;
 GRANT SELECT, INSERT, UPDATE ON subscriptions, invoices, refunds TO tollgate_worker;
 GRANT SELECT ON products, product_seats TO tollgate_worker;
+GRANT INSERT ON event_objects TO tollgate_worker;
 
 -- ops: reads everything, replays and discards, seeds, and leaves a trace of each in the audit log.
 GRANT SELECT ON webhook_events, event_payloads, event_attempts, outbox, dead_letters, audit_log, products, product_seats, orders,
@@ -58,6 +59,8 @@ GRANT UPDATE (resolved_at, resolution) ON dead_letters TO tollgate_ops;
 GRANT UPDATE (state, paced_at, error, changed_by, changed_why, changed_at, watched_from, finished_at) ON replays
     TO tollgate_ops;
 GRANT UPDATE ON products TO tollgate_ops;
+GRANT SELECT ON event_objects, dead_letter_groups TO tollgate_ops, tollgate_readonly;
+GRANT INSERT, UPDATE ON dead_letter_groups TO tollgate_ops;
 
 -- read-only: everything but the bodies.
 GRANT SELECT ON webhook_events, event_attempts, outbox, dead_letters, audit_log, products, product_seats, orders, order_items,

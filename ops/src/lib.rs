@@ -2,18 +2,21 @@
 //! everything else to stderr; it never prompts.
 
 pub mod commands;
+pub mod console;
 mod error;
 pub mod events;
 pub mod filter;
 mod lifecycles;
 mod output;
 pub mod page;
+mod retry;
 mod store;
 
 use clap::{Parser, Subcommand};
 use deadpool_postgres::Object;
 use shared::database::{self, Durability, PoolSettings};
 use shared::settings::database_url;
+use std::process::ExitCode;
 use std::time::Duration;
 
 pub use error::OpsError;
@@ -64,10 +67,35 @@ enum Command {
     /// Look at dead letters, replay or discard them
     #[command(subcommand)]
     DeadLetters(commands::dead_letters::Command),
+    /// Serve pages for the people on call
+    Console(Box<console::Args>),
+}
+
+/// Runs the program: a service of its own for the console, one command otherwise.
+pub fn main(cli: Cli) -> ExitCode {
+    if let Command::Console(args) = &cli.command {
+        return console::start(cli.database_url.as_deref(), args);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(run(cli)),
+        Err(error) => Err(OpsError::Unexpected(error.to_string())),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if error.code() != 0 {
+                note(format_args!("error: {error}"));
+            }
+            ExitCode::from(error.code())
+        }
+    }
 }
 
 /// Runs one command.
-pub async fn run(cli: Cli) -> Result<(), OpsError> {
+async fn run(cli: Cli) -> Result<(), OpsError> {
     let output = match (cli.json, cli.ndjson) {
         (true, _) => Output::Json,
         (_, true) => Output::Ndjson,
@@ -85,6 +113,7 @@ pub async fn run(cli: Cli) -> Result<(), OpsError> {
         Command::DeadLetters(command) => {
             commands::dead_letters::run(&database, command, output).await
         }
+        Command::Console(_) => unreachable!("it is started before"),
     }
 }
 

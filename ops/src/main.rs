@@ -4,15 +4,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    match ops::run(ops::Cli::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            if error.code() != 0 {
-                ops::note(format_args!("error: {error}"));
-            }
-            ExitCode::from(error.code())
-        }
-    }
+fn main() -> ExitCode {
+    ops::main(ops::Cli::parse())
 }

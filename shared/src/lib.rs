@@ -11,6 +11,7 @@ pub mod lifecycle;
 pub mod migrations;
 pub mod money;
 pub mod orders;
+pub mod references;
 pub mod replay;
 pub mod settings;
 pub mod signature;

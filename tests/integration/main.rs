@@ -5,6 +5,7 @@
 mod alerting;
 mod architecture;
 mod config;
+mod console;
 mod faults;
 mod fulfillment;
 mod gateway;

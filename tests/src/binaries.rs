@@ -21,7 +21,7 @@ pub async fn program(name: &str) -> Command {
     let mut command = Command::new(directory.join(name));
     // Settings of whoever runs the tests must not reach the programs.
     for (variable, _) in std::env::vars() {
-        if ["GATEWAY_", "WORKER_", "STRIPE_", "OTEL_"]
+        if ["GATEWAY_", "WORKER_", "STRIPE_", "OTEL_", "CONSOLE_"]
             .iter()
             .any(|prefix| variable.starts_with(prefix))
         {
@@ -211,7 +211,7 @@ impl Process {
 }
 
 /// Free a moment ago: nothing else of the tests listens on fixed ports.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

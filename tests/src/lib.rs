@@ -9,6 +9,7 @@
 mod bed;
 pub mod binaries;
 pub mod broker;
+pub mod console;
 mod eventually;
 mod proxy;
 mod services;

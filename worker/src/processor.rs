@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 use jiff::Timestamp;
 use shared::database::{StoreError, with_client};
 use shared::health::Health;
+use shared::references::object_ids;
 use shared::trace_context::TraceContext;
 use tracing::{error, info, warn};
 
@@ -65,6 +66,25 @@ struct Run<'a> {
     label: &'static str,
     trace: &'a TraceContext,
     started: Instant,
+    /// The ids that the event's object bears, unless an attempt before this one has written them.
+    objects: Vec<String>,
+}
+
+impl<'a> Run<'a> {
+    fn begin(locked: &'a LockedEvent, label: &'static str, trace: &'a TraceContext) -> Self {
+        let objects = if locked.attempts == 0 {
+            object_ids(&locked.event.body)
+        } else {
+            Vec::new()
+        };
+        Self {
+            locked,
+            label,
+            trace,
+            started: Instant::now(),
+            objects,
+        }
+    }
 }
 
 impl Processor {
@@ -116,12 +136,7 @@ impl Processor {
             .registry
             .find(&locked.event.event_type)
             .map_or("other", |(label, _)| label);
-        let run = Run {
-            locked: &locked,
-            label,
-            trace,
-            started: Instant::now(),
-        };
+        let run = Run::begin(&locked, label, trace);
         match self.run_handler(&tx, &locked).await {
             Ok(outcome) => {
                 let finished = self.finish(&tx, &run, outcome).await?;
@@ -276,12 +291,7 @@ impl Processor {
             .registry
             .find(&locked.event.event_type)
             .map_or("other", |(label, _)| label);
-        let run = Run {
-            locked: &locked,
-            label,
-            trace,
-            started: Instant::now(),
-        };
+        let run = Run::begin(&locked, label, trace);
         let message = "its message came back too often: workers crashed or lost their connection while they had it";
         self.record_failure(client, &run, Failure::transient("delivery_limit", message))
             .await
@@ -294,6 +304,7 @@ impl Processor {
             started_at: run.locked.now,
             worker: &self.worker,
             trace_id,
+            objects: &run.objects,
         }
     }
 

@@ -1,16 +1,12 @@
 //! `ops events`.
 
 use serde::Serialize;
-use serde_json::json;
 
 use super::Accountable;
 use super::filter_args::FilterArgs;
-use super::replay::check_budget;
 use crate::filter::Filter;
 use crate::output::{Output, print_bytes, safe, table, time, time_or_dash};
 use crate::page::{Cursor, next_page};
-use crate::store::audit;
-use crate::store::dead_letters;
 use crate::store::events::{self, Attempt, Event};
 use crate::{Database, OpsError};
 
@@ -196,44 +192,7 @@ async fn retry(
 ) -> Result<(), OpsError> {
     accountable.check()?;
     let mut client = database.connect().await?;
-    let tx = client.transaction().await?;
-    let event = events::find(&tx, id).await?.ok_or_else(|| not_found(id))?;
-    let retried = match event.state.as_str() {
-        "dead" => {
-            let filter = Filter {
-                ids: vec![id.to_owned()],
-                ..Filter::default()
-            };
-            check_budget(&tx, &filter, force).await?;
-            dead_letters::replay(&tx, &filter, 1).await?.len() == 1
-        }
-        "retrying" => events::hurry(&tx, id).await?,
-        "received" => {
-            return Err(OpsError::Refused(format!(
-                "{id} is received: its first attempt is on its way"
-            )));
-        }
-        state => {
-            return Err(OpsError::Refused(format!(
-                "{id} is {state}, which is final: there is nothing to retry"
-            )));
-        }
-    };
-    if !retried {
-        return Err(OpsError::Conflict(format!(
-            "{id} changed meanwhile: look at it again"
-        )));
-    }
-    let details = json!({ "event_ids": [id], "state_before": event.state });
-    audit::note(
-        &tx,
-        &accountable.actor,
-        "event.retry",
-        &accountable.reason,
-        &details,
-    )
-    .await?;
-    tx.commit().await?;
+    crate::retry::retry(&mut client, id, force, accountable).await?;
     output.print("retried", &id, |id| {
         format!("{id} will be attempted again now")
     })

@@ -34,6 +34,7 @@ impl Accountable {
     }
 }
 
+/// Who runs this program.
 pub(crate) fn login() -> String {
     ["USER", "LOGNAME"]
         .into_iter()

@@ -63,7 +63,8 @@ pub struct Attempt {
     pub trace_id: Option<String>,
 }
 
-const COLUMNS: &str = "event.id, event.type, event.state, event.livemode, event.api_version, event.account,
+/// What makes an [`Event`], of `webhook_events event`.
+pub const COLUMNS: &str = "event.id, event.type, event.state, event.livemode, event.api_version, event.account,
     event.created_at, event.received_at, event.deliveries, event.attempts, event.due_at, event.last_error,
     event.finished_at";
 
@@ -97,7 +98,8 @@ pub async fn find(client: &impl GenericClient, id: &str) -> Result<Option<Event>
         .map(|row| event(&row)))
 }
 
-fn event(row: &Row) -> Event {
+/// An event of its row.
+pub fn event(row: &Row) -> Event {
     Event {
         id: row.get("id"),
         event_type: row.get("type"),

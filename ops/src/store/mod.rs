@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod catalogue;
 pub mod conditions;
+pub mod console;
 pub mod dead_letters;
 pub mod events;
 pub mod replays;

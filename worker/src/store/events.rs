@@ -46,6 +46,8 @@ pub struct Attempt<'a> {
     pub worker: &'a str,
     /// The trace it belongs to.
     pub trace_id: &'a str,
+    /// The ids that the event's object bears; none from the second attempt on, when they are known.
+    pub objects: &'a [String],
 }
 
 /// A failure, as it is recorded.
@@ -108,6 +110,9 @@ pub async fn finish(
             SET state = $3, attempts = attempts + 1, due_at = NULL, last_error = NULL, finished_at = clock_timestamp()
             WHERE id = $1 AND attempts = $2 AND state IN ('received', 'retrying')
             RETURNING id, attempts
+        ), object AS (
+            INSERT INTO event_objects (event_id, object_id) SELECT id, unnest($8::text[]) FROM event
+            ON CONFLICT DO NOTHING
         )
         INSERT INTO event_attempts (event_id, number, started_at, outcome, error_kind, worker, trace_id)
         SELECT id, attempts, $4, $3, $5, $6, $7 FROM event";
@@ -117,6 +122,7 @@ pub async fn finish(
         started_at,
         worker,
         trace_id,
+        objects,
     } = attempt;
     let rows = execute(
         client,
@@ -129,6 +135,7 @@ pub async fn finish(
             &note,
             worker,
             trace_id,
+            objects,
         ],
     )
     .await?;
@@ -154,6 +161,9 @@ pub async fn retry_later(
         ), attempt AS (
             INSERT INTO event_attempts (event_id, number, started_at, outcome, error_kind, error, worker, trace_id)
             SELECT id, attempts, $3, $4, $5, $6, $7, $8 FROM event
+        ), object AS (
+            INSERT INTO event_objects (event_id, object_id) SELECT id, unnest($11::text[]) FROM event
+            ON CONFLICT DO NOTHING
         )
         INSERT INTO outbox (event_id, available_at, traceparent) SELECT id, due_at, $10 FROM event";
     let Attempt {
@@ -162,6 +172,7 @@ pub async fn retry_later(
         started_at,
         worker,
         trace_id,
+        objects,
     } = attempt;
     let Error {
         outcome,
@@ -183,6 +194,7 @@ pub async fn retry_later(
             trace_id,
             &after,
             &traceparent,
+            objects,
         ],
     )
     .await?;
@@ -205,6 +217,9 @@ pub async fn bury(
         ), attempt AS (
             INSERT INTO event_attempts (event_id, number, started_at, outcome, error_kind, error, worker, trace_id)
             SELECT id, attempts, $3, $4, $5, $6, $7, $8 FROM event
+        ), object AS (
+            INSERT INTO event_objects (event_id, object_id) SELECT id, unnest($10::text[]) FROM event
+            ON CONFLICT DO NOTHING
         ), alert AS (
             INSERT INTO alerts (kind, key, message)
             SELECT $5, id, $6 FROM event WHERE $5 IN ('amount_mismatch', 'currency_mismatch')
@@ -217,6 +232,7 @@ pub async fn bury(
         started_at,
         worker,
         trace_id,
+        objects,
     } = attempt;
     let Error {
         outcome,
@@ -236,6 +252,7 @@ pub async fn bury(
             worker,
             trace_id,
             &fingerprint,
+            objects,
         ],
     )
     .await?;

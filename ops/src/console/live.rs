@@ -1,0 +1,467 @@
+//! How things stand, asked once for everybody: one poll of the database per process, however many look.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use askama::Template;
+use deadpool_postgres::Pool;
+use futures_util::stream::{self, Stream};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Bytes, Frame as BodyFrame};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
+use jiff::{SignedDuration, Timestamp};
+use shared::database::{StoreError, with_client};
+use shared::lifecycle::sleep_unless;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::probes::{Probe, Prober};
+use super::reply::{self, Reply};
+use super::view;
+use crate::store::console::groups::{self, Group};
+use crate::store::console::overview::{self, Backlog, Death, MOST_COUNTED, Minute};
+
+/// How often the database is asked.
+const INTERVAL: Duration = Duration::from_secs(3);
+/// How long the database may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// After so many polls the whole hour is read again, and not only its end: older events may have been processed.
+const WHOLE_HOUR_EVERY: u32 = 20;
+const HOUR: i64 = 60;
+/// Streams at a time.
+const MAX_STREAMS: usize = 64;
+/// How long a stream may be silent.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// How a thing that we depend on is.
+pub struct Light {
+    /// What it is.
+    pub name: &'static str,
+    /// `up`, `warning`, `down` or `unknown`.
+    pub state: &'static str,
+    /// In a word.
+    pub word: String,
+    /// Who said so.
+    pub detail: String,
+}
+
+/// How old the oldest unfinished event was.
+#[derive(Clone, Copy)]
+pub struct Age {
+    /// When.
+    pub at: Timestamp,
+    /// In seconds.
+    pub seconds: f64,
+}
+
+/// How things stand.
+pub struct Facts {
+    /// When that was.
+    pub at: Timestamp,
+    /// Database, broker, gateways, workers.
+    pub lights: Vec<Light>,
+    /// What waits; none when the database did not say.
+    pub backlog: Option<Backlog>,
+    /// The largest groups of dead letters.
+    pub groups: Vec<Group>,
+    /// The last deaths.
+    pub deaths: Vec<Death>,
+    /// The last hour, minute by minute.
+    pub minutes: Vec<Minute>,
+    /// The backlog's age since this process started, for an hour at the most.
+    pub ages: Vec<Age>,
+}
+
+impl Facts {
+    /// What came, was processed and died in the last hour.
+    pub fn hour(&self) -> (i64, i64, i64) {
+        self.minutes
+            .iter()
+            .fold((0, 0, 0), |(received, processed, dead), minute| {
+                (
+                    received + minute.received,
+                    processed + minute.processed,
+                    dead + minute.dead,
+                )
+            })
+    }
+
+    /// Of all that came in the last hour and is dead or processed, how many in a hundred are dead.
+    pub fn failure_rate(&self) -> String {
+        let (_, processed, dead) = self.hour();
+        if processed + dead == 0 {
+            return "–".to_owned();
+        }
+        format!("{:.1} %", 100.0 * dead as f64 / (processed + dead) as f64)
+    }
+
+    /// Seconds to being processed, of the median of the last minute in which anything was.
+    pub fn median(&self) -> String {
+        view::seconds_or_dash(&self.minutes.iter().rev().find_map(|minute| minute.median_s))
+    }
+
+    /// The same, of the slowest twentieth.
+    pub fn p95(&self) -> String {
+        view::seconds_or_dash(&self.minutes.iter().rev().find_map(|minute| minute.p95_s))
+    }
+
+    /// How old the oldest unfinished event is, in words.
+    pub fn oldest_text(&self) -> String {
+        self.oldest().map_or("–".to_owned(), |age| view::span(&age))
+    }
+
+    /// How old the oldest unfinished event is.
+    pub fn oldest(&self) -> Option<SignedDuration> {
+        let at = self.backlog.as_ref()?.oldest_at?;
+        Some(self.at.duration_since(at).max(SignedDuration::ZERO))
+    }
+
+    /// Whether the oldest unfinished event should worry somebody: `warning` after a minute, `down` after five.
+    pub fn age_level(&self) -> &'static str {
+        match self.oldest().map(|age| age.as_secs()) {
+            Some(300..) => "down",
+            Some(60..) => "warning",
+            _ => "up",
+        }
+    }
+
+    /// How much waits.
+    pub fn waiting(&self) -> String {
+        match &self.backlog {
+            None => "unknown".to_owned(),
+            Some(backlog) if backlog.events > MOST_COUNTED => {
+                format!("over {}", view::number(&MOST_COUNTED))
+            }
+            Some(backlog) => view::number(&backlog.events),
+        }
+    }
+}
+
+#[derive(Template)]
+#[template(path = "console/overview_live.html")]
+struct Fragment<'a> {
+    facts: &'a Facts,
+}
+
+/// How things stand, and the part of the overview that shows it.
+pub struct Snapshot {
+    /// The facts.
+    pub facts: Facts,
+    /// As HTML.
+    pub html: String,
+}
+
+/// What the poll asks.
+pub struct Sources {
+    /// The database.
+    pub pool: Pool,
+    /// The services.
+    pub prober: Prober,
+    /// Admin addresses of gateways.
+    pub gateways: Vec<String>,
+    /// Admin addresses of workers.
+    pub workers: Vec<String>,
+}
+
+/// The newest snapshot, and those who wait for the next one.
+pub struct Live {
+    newest: watch::Receiver<Arc<Snapshot>>,
+    slots: Arc<Semaphore>,
+    shutdown: CancellationToken,
+}
+
+/// What a poll keeps for the next one.
+#[derive(Default)]
+struct History {
+    polls: u32,
+    minutes: BTreeMap<Timestamp, Minute>,
+    ages: VecDeque<Age>,
+}
+
+impl Live {
+    /// Polls once, then gives what goes on polling until `background` ends. Streams end with `shutdown`.
+    pub async fn start(
+        sources: Sources,
+        background: CancellationToken,
+        shutdown: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let mut history = History::default();
+        let (sender, newest) = watch::channel(Arc::new(history.poll(&sources).await));
+        let polling = async move {
+            while sleep_unless(&background, INTERVAL).await {
+                sender.send_replace(Arc::new(history.poll(&sources).await));
+            }
+        };
+        let live = Self {
+            newest,
+            slots: Arc::new(Semaphore::new(MAX_STREAMS)),
+            shutdown,
+        };
+        (live, polling)
+    }
+
+    /// The newest snapshot.
+    pub fn newest(&self) -> Arc<Snapshot> {
+        self.newest.borrow().clone()
+    }
+
+    /// A stream of server-sent events, one for each snapshot to come.
+    pub fn stream(&self) -> Reply {
+        let Ok(slot) = self.slots.clone().try_acquire_owned() else {
+            let busy = reply::text(StatusCode::SERVICE_UNAVAILABLE, "too many streams");
+            return reply::retry_after(busy, HEARTBEAT);
+        };
+        let body = StreamBody::new(frames(self.newest.clone(), self.shutdown.clone(), slot));
+        let mut answer = Response::new(body.boxed_unsync());
+        answer
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        answer
+    }
+}
+
+/// Ends with `shutdown`, or when nobody polls any more.
+fn frames(
+    newest: watch::Receiver<Arc<Snapshot>>,
+    shutdown: CancellationToken,
+    slot: OwnedSemaphorePermit,
+) -> impl Stream<Item = Result<BodyFrame<Bytes>, Infallible>> {
+    // Those who were cut off at once do not come back at once.
+    let retry_ms = 2_000 + rand::random_range(0..2_000);
+    let first = format!("retry: {retry_ms}\n\n");
+    stream::unfold(
+        (newest, shutdown, slot, Some(first)),
+        async |(mut newest, shutdown, slot, first)| {
+            let text = match first {
+                Some(first) => first,
+                None => next_text(&mut newest, &shutdown).await?,
+            };
+            let frame = Ok(BodyFrame::data(Bytes::from(text)));
+            Some((frame, (newest, shutdown, slot, None)))
+        },
+    )
+}
+
+async fn next_text(
+    newest: &mut watch::Receiver<Arc<Snapshot>>,
+    shutdown: &CancellationToken,
+) -> Option<String> {
+    tokio::select! {
+        () = shutdown.cancelled() => None,
+        changed = tokio::time::timeout(HEARTBEAT, newest.changed()) => match changed {
+            Err(_) => Some(": still here\n\n".to_owned()),
+            Ok(Err(_)) => None,
+            Ok(Ok(())) => Some(message(&newest.borrow_and_update())),
+        },
+    }
+}
+
+fn message(snapshot: &Snapshot) -> String {
+    let data: Vec<String> = snapshot
+        .html
+        .lines()
+        .map(|line| format!("data: {line}\n"))
+        .collect();
+    let id = snapshot.facts.at.as_millisecond();
+    format!("event: overview\nid: {id}\n{}\n", data.concat())
+}
+
+impl History {
+    async fn poll(&mut self, sources: &Sources) -> Snapshot {
+        let at = Timestamp::now();
+        let (gateways, workers, asked) = tokio::join!(
+            sources.prober.ask(&sources.gateways),
+            sources.prober.ask(&sources.workers),
+            self.ask_database(&sources.pool, at)
+        );
+        let database = match &asked {
+            Ok(_) => light("Database", "up", "up", "it answers"),
+            Err(error) => {
+                debug!(%error, "the database did not answer");
+                light("Database", "down", "down", "no answer")
+            }
+        };
+        let (backlog, groups, deaths) = match asked {
+            Ok((backlog, groups, deaths)) => (Some(backlog), groups, deaths),
+            Err(_) => (None, Vec::new(), Vec::new()),
+        };
+        let lights = vec![
+            database,
+            broker(&gateways, &workers),
+            service("Gateway", &gateways),
+            service("Worker", &workers),
+        ];
+        let mut facts = Facts {
+            at,
+            lights,
+            backlog,
+            groups,
+            deaths,
+            minutes: self.last_hour(at),
+            ages: Vec::new(),
+        };
+        self.note_age(&facts);
+        facts.ages = self.ages.iter().copied().collect();
+        let html = Fragment { facts: &facts }.render().unwrap_or_default();
+        Snapshot { facts, html }
+    }
+
+    async fn ask_database(
+        &mut self,
+        pool: &Pool,
+        now: Timestamp,
+    ) -> Result<(Backlog, Vec<Group>, Vec<Death>), StoreError> {
+        let whole = self.polls.is_multiple_of(WHOLE_HOUR_EVERY);
+        let since = minutes_before(now, if whole { HOUR } else { 1 });
+        let (minutes, asked) = with_client(pool, TIMEOUT, async |client| {
+            let client = &*client;
+            let minutes = overview::minutes(client, since).await?;
+            let backlog = overview::backlog(client).await?;
+            let groups = groups::list(client, None, 8).await?;
+            let deaths = overview::recent_deaths(client).await?;
+            Ok((minutes, (backlog, groups, deaths)))
+        })
+        .await?;
+        self.polls = self.polls.wrapping_add(1);
+        self.minutes
+            .retain(|at, _| *at >= minutes_before(now, HOUR) && *at < since);
+        self.minutes
+            .extend(minutes.into_iter().map(|minute| (minute.at, minute)));
+        Ok(asked)
+    }
+
+    /// All sixty minutes, also those in which nothing came.
+    fn last_hour(&self, now: Timestamp) -> Vec<Minute> {
+        let first = minutes_before(now, HOUR - 1);
+        (0..HOUR)
+            .map(|minute| {
+                let at = first + SignedDuration::from_mins(minute);
+                self.minutes.get(&at).cloned().unwrap_or(Minute {
+                    at,
+                    received: 0,
+                    processed: 0,
+                    dead: 0,
+                    median_s: None,
+                    p95_s: None,
+                })
+            })
+            .collect()
+    }
+
+    fn note_age(&mut self, facts: &Facts) {
+        if facts.backlog.is_some() {
+            let seconds = facts.oldest().map_or(0.0, |age| age.as_secs_f64());
+            self.ages.push_back(Age {
+                at: facts.at,
+                seconds,
+            });
+        }
+        let oldest = minutes_before(facts.at, HOUR);
+        self.ages.retain(|age| age.at >= oldest);
+    }
+}
+
+/// The beginning of the minute that was so many minutes ago.
+fn minutes_before(now: Timestamp, minutes: i64) -> Timestamp {
+    let second = now.as_second();
+    let second = second - second.rem_euclid(60) - 60 * minutes;
+    Timestamp::from_second(second).unwrap_or(now)
+}
+
+fn light(name: &'static str, state: &'static str, word: &str, detail: &str) -> Light {
+    Light {
+        name,
+        state,
+        word: word.to_owned(),
+        detail: detail.to_owned(),
+    }
+}
+
+/// As the services see it: the worst of what they say.
+fn broker(gateways: &[Probe], workers: &[Probe]) -> Light {
+    let reports = gateways.iter().chain(workers).filter_map(|probe| {
+        let report = probe.report.as_ref()?;
+        Some(report.broker.as_str())
+    });
+    let worst = reports.max_by_key(|broker| match *broker {
+        "up" => 0,
+        "not consuming" => 1,
+        "blocked" => 2,
+        _ => 3,
+    });
+    match worst {
+        None => light("Broker", "unknown", "unknown", "no service answers"),
+        Some("up") => light("Broker", "up", "up", "as the services see it"),
+        Some(word @ ("blocked" | "not consuming")) => {
+            light("Broker", "warning", word, "as a service sees it")
+        }
+        Some(_) => light("Broker", "down", "down", "as a service sees it"),
+    }
+}
+
+fn service(name: &'static str, probes: &[Probe]) -> Light {
+    let ready = |probe: &&Probe| probe.report.as_ref().is_some_and(|report| report.ready);
+    let (ready, all) = (probes.iter().filter(ready).count(), probes.len());
+    let silent: Vec<&str> = probes
+        .iter()
+        .filter(|probe| probe.report.is_none())
+        .map(|probe| probe.url.as_str())
+        .collect();
+    let draining = probes
+        .iter()
+        .filter_map(|probe| probe.report.as_ref())
+        .any(|report| report.draining);
+    let detail = match (silent.first(), draining) {
+        (Some(url), _) => format!("no answer from {url}"),
+        (None, true) => "draining".to_owned(),
+        (None, false) => format!("{ready} of {all}"),
+    };
+    let (state, word) = match (ready, all) {
+        (_, 0) => ("unknown", "not watched"),
+        (0, _) if silent.len() == all => ("down", "no answer"),
+        (0, _) => ("down", "not ready"),
+        (ready, all) if ready == all => ("up", "ready"),
+        _ => ("warning", "partly ready"),
+    };
+    light(name, state, word, &detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::probes::Report;
+
+    fn probe(ready: bool, broker: &str) -> Probe {
+        let report = Report {
+            ready,
+            broker: broker.to_owned(),
+            draining: false,
+        };
+        Probe {
+            url: "http://h".to_owned(),
+            report: Some(report),
+        }
+    }
+
+    #[test]
+    fn lights_tell_the_worst() {
+        let silent = Probe {
+            url: "http://x".to_owned(),
+            report: None,
+        };
+        let (good, bad) = (probe(true, "up"), probe(false, "down"));
+        let state = |probes: &[Probe]| service("Gateway", probes).state;
+        assert_eq!(state(std::slice::from_ref(&good)), "up");
+        assert_eq!(state(&[good.clone(), bad.clone()]), "warning");
+        assert_eq!(state(std::slice::from_ref(&bad)), "down");
+        assert_eq!(state(std::slice::from_ref(&silent)), "down");
+        assert_eq!(state(&[]), "unknown");
+        assert_eq!(broker(std::slice::from_ref(&good), &[bad]).state, "down");
+        assert_eq!(broker(&[good], &[probe(true, "blocked")]).state, "warning");
+        assert_eq!(broker(&[silent], &[]).state, "unknown");
+    }
+}

@@ -1,0 +1,145 @@
+//! One event: what happened to it, what it brought about, what it says, and the ways to go on.
+
+use askama::Template;
+use deadpool_postgres::Object;
+use hyper::StatusCode;
+use serde_json::json;
+
+use crate::OpsError;
+use crate::console::app::App;
+use crate::console::auth::Role;
+use crate::console::redact::redact;
+use crate::console::reply::{self, Reply};
+use crate::console::view::{self, Frame};
+use crate::console::visit::Visit;
+use crate::store::console::effects::{self, Order, Related};
+use crate::store::console::{audit, groups};
+use crate::store::dead_letters::{self, DeadLetter};
+use crate::store::events::{self, Attempt, Event};
+
+/// How the payload is shown.
+enum Payload {
+    /// With personal data and secrets covered.
+    Covered(String),
+    /// As it is.
+    Uncovered(String),
+    /// It cannot be read, so nothing of it is shown.
+    Opaque,
+    /// It is not kept any more.
+    Gone,
+}
+
+#[derive(Template)]
+#[template(path = "console/event.html")]
+struct Page {
+    frame: Frame,
+    event: Event,
+    attempts: Vec<Attempt>,
+    letter: Option<DeadLetter>,
+    group_state: Option<String>,
+    order: Option<Order>,
+    related: Vec<Related>,
+    audit: Vec<audit::Entry>,
+    payload: Payload,
+    size: i64,
+    retried: bool,
+}
+
+impl Page {
+    fn took(&self, attempt: &Attempt) -> String {
+        let took = attempt.finished_at.duration_since(attempt.started_at);
+        view::seconds(&took.as_secs_f64())
+    }
+
+    fn can_reveal(&self) -> bool {
+        matches!(self.payload, Payload::Covered(_) | Payload::Opaque)
+    }
+
+    fn can_retry(&self) -> bool {
+        ["dead", "retrying"].contains(&self.event.state.as_str())
+    }
+}
+
+const MOST_AUDIT: i64 = 50;
+
+/// The page.
+pub async fn show(app: &App, visit: &Visit, id: &str) -> Result<Reply, OpsError> {
+    let client = app.client().await?;
+    let id = view::decoded(id);
+    let page = page(&client, visit, &id, false).await?;
+    Ok(reply::page(StatusCode::OK, &page))
+}
+
+async fn page(client: &Object, visit: &Visit, id: &str, uncovered: bool) -> Result<Page, OpsError> {
+    let event = events::find(client, id)
+        .await?
+        .ok_or_else(|| OpsError::NotFound(format!("there is no event {id}")))?;
+    let body = events::body(client, id).await?;
+    let objects = body
+        .as_deref()
+        .map(shared::references::object_ids)
+        .unwrap_or_default();
+    let order = effects::order(client, &objects).await?;
+    let order_id = order.as_ref().map(|order| order.id.as_str());
+    let mut related = effects::related(client, &objects, order_id).await?;
+    related.retain(|other| other.id != event.id);
+    let letter = dead_letters::find(client, None, id).await?;
+    let group = match &letter {
+        Some(letter) => groups::find(client, &letter.fingerprint).await?,
+        None => None,
+    };
+    let filter = audit::Filter {
+        event_id: Some(id),
+        ..audit::Filter::default()
+    };
+    let size = body.as_ref().map_or(0, Vec::len);
+    let size = i64::try_from(size).unwrap_or(i64::MAX);
+    Ok(Page {
+        frame: Frame::new(visit, "events"),
+        attempts: events::attempts(client, id).await?,
+        audit: audit::list(client, &filter, MOST_AUDIT).await?,
+        payload: payload(body, uncovered),
+        group_state: group.map(|group| group.state),
+        retried: visit.query.ticked("retried"),
+        event,
+        letter,
+        order,
+        related,
+        size,
+    })
+}
+
+fn payload(body: Option<Vec<u8>>, uncovered: bool) -> Payload {
+    match body {
+        None => Payload::Gone,
+        Some(body) if uncovered => Payload::Uncovered(String::from_utf8_lossy(&body).into_owned()),
+        Some(body) => redact(&body).map_or(Payload::Opaque, Payload::Covered),
+    }
+}
+
+/// Tries the event again, as `ops events retry` does.
+pub async fn retry(app: &App, visit: &Visit, id: &str) -> Result<Reply, OpsError> {
+    visit.must(Role::Operator)?;
+    let id = view::decoded(id);
+    let mut client = app.client().await?;
+    crate::retry::retry(&mut client, &id, false, &visit.accountable()?).await?;
+    let to = format!("/events/{}?retried=1", view::encoded(&id));
+    Ok(reply::see_other(&to))
+}
+
+/// Shows the payload as it is, once, and notes who saw it and why before it is shown.
+pub async fn reveal(app: &App, visit: &Visit, id: &str) -> Result<Reply, OpsError> {
+    visit.must(Role::Operator)?;
+    let id = view::decoded(id);
+    let mut client = app.client().await?;
+    let tx = client.transaction().await?;
+    events::find(&tx, &id)
+        .await?
+        .ok_or_else(|| OpsError::NotFound(format!("there is no event {id}")))?;
+    let details = json!({ "event_ids": [&id] });
+    let (actor, reason) = (&visit.who.name, visit.reason()?);
+    crate::store::audit::note(&tx, actor, "event.reveal", reason, &details).await?;
+    tx.commit().await?;
+    let page = page(&client, visit, &id, true).await?;
+    Ok(reply::page(StatusCode::OK, &page))
+}

@@ -1,0 +1,89 @@
+//! One cause of death: its letters, its state, its note.
+
+use askama::Template;
+use hyper::StatusCode;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::groups::state;
+use crate::OpsError;
+use crate::console::app::App;
+use crate::console::auth::Role;
+use crate::console::reply::{self, Reply};
+use crate::console::view::{self, Frame};
+use crate::console::visit::Visit;
+use crate::store::audit;
+use crate::store::console::groups::{self, Group, Letter};
+
+const PAGE: usize = 50;
+/// The longest note.
+const MAX_NOTE: usize = 4_000;
+
+#[derive(Template)]
+#[template(path = "console/group.html")]
+struct Page {
+    frame: Frame,
+    group: Group,
+    letters: Vec<Letter>,
+    next: Option<String>,
+}
+
+/// The page.
+pub async fn show(app: &App, visit: &Visit, fingerprint: &str) -> Result<Reply, OpsError> {
+    let client = app.client().await?;
+    let group = groups::find(&client, fingerprint)
+        .await?
+        .ok_or_else(|| not_found(fingerprint))?;
+    let before = match visit.query.get("before") {
+        Some(raw) => Some(place(raw)?),
+        None => None,
+    };
+    let most = i64::try_from(PAGE + 1).unwrap_or(i64::MAX);
+    let mut letters = groups::letters(&client, fingerprint, before, most).await?;
+    let more = letters.len() > PAGE;
+    letters.truncate(PAGE);
+    let next = letters.last().filter(|_| more).map(|last| {
+        let place = view::encoded(&format!("{},{}", last.died_at, last.id));
+        format!("/dead-letters/{}?before={place}", group.fingerprint)
+    });
+    let frame = Frame::new(visit, "dead-letters");
+    let page = Page {
+        frame,
+        group,
+        letters,
+        next,
+    };
+    Ok(reply::page(StatusCode::OK, &page))
+}
+
+fn not_found(fingerprint: &str) -> OpsError {
+    OpsError::NotFound(format!("there is no group {fingerprint}"))
+}
+
+fn place(raw: &str) -> Result<(Timestamp, i64), OpsError> {
+    let parsed = raw
+        .split_once(',')
+        .and_then(|(at, id)| Some((at.parse().ok()?, id.parse().ok()?)));
+    parsed.ok_or_else(|| OpsError::Usage("this page has no such place".to_owned()))
+}
+
+/// Puts the group into a state, with a note.
+pub async fn change(app: &App, visit: &Visit, fingerprint: &str) -> Result<Reply, OpsError> {
+    visit.must(Role::Operator)?;
+    let state = state(visit.form.get("state").unwrap_or_default())?;
+    let note = visit.form.get("note").unwrap_or_default();
+    if note.chars().count() > MAX_NOTE {
+        return Err(OpsError::Usage("the note is too long".to_owned()));
+    }
+    let mut client = app.client().await?;
+    let before = groups::find(&client, fingerprint)
+        .await?
+        .ok_or_else(|| not_found(fingerprint))?;
+    let tx = client.transaction().await?;
+    groups::change(&tx, fingerprint, state, note, &visit.who.name).await?;
+    let details = json!({ "fingerprint": fingerprint, "state": state, "state_before": before.state, "note": note });
+    let reason = if note.is_empty() { "no note" } else { note };
+    audit::note(&tx, &visit.who.name, "group.change", reason, &details).await?;
+    tx.commit().await?;
+    Ok(reply::see_other(&format!("/dead-letters/{fingerprint}")))
+}

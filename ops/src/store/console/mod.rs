@@ -1,0 +1,7 @@
+//! SQL of the console's pages.
+
+pub mod audit;
+pub mod effects;
+pub mod events;
+pub mod groups;
+pub mod overview;
