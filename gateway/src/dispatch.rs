@@ -55,8 +55,10 @@ impl Dispatcher {
         };
         let this = self.clone();
         self.tasks.spawn(async move {
+            shared::failpoint!("gateway.before_publish");
             match this.publisher.publish(&message).await {
                 Ok(()) => {
+                    shared::failpoint!("gateway.after_confirm");
                     this.metrics.published("confirmed");
                     // A full channel only means that the relay publishes once more.
                     let _ = this.confirmed.try_send(outbox_id);

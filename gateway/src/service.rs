@@ -146,6 +146,7 @@ impl Service {
         let body = timeout_at(deadline, self.read(body))
             .await
             .map_err(|_| Rejection::SlowBody)??;
+        shared::failpoint!("gateway.after_read");
         self.verify(&head.headers, &body)
             .map_err(|cause| self.count_failure(peer, cause))?;
         let envelope = Envelope::read(&body).map_err(Rejection::InvalidPayload)?;
@@ -220,7 +221,9 @@ impl Service {
     ) -> Result<Stored, Unavailable> {
         let trace = TraceContext::current_or_new();
         let traceparent = trace.traceparent();
+        shared::failpoint!("gateway.before_insert");
         let stored = self.store.insert(envelope, body, &traceparent).await?;
+        shared::failpoint!("gateway.after_commit");
         info!(
             event_id = envelope.id,
             event_type = envelope.event_type,

@@ -4,6 +4,7 @@
 
 mod architecture;
 mod config;
+mod crashes;
 mod faults;
 mod fulfillment;
 mod gateway;

@@ -14,6 +14,7 @@ use crate::stripe::SECRET;
 use crate::{TestBed, eventually, stripe};
 
 static DIRECTORY: OnceCell<PathBuf> = OnceCell::const_new();
+static FAILPOINTS: OnceCell<()> = OnceCell::const_new();
 
 /// A program, built from the tree under test.
 pub async fn program(name: &str) -> Command {
@@ -32,17 +33,51 @@ pub async fn program(name: &str) -> Command {
     command
 }
 
-/// `cargo test` builds the libraries only.
+/// The gateway or the worker with fail-points.
+pub async fn program_with_failpoints(name: &str) -> Command {
+    FAILPOINTS.get_or_init(build_failpoints).await;
+    program(&format!("{name}-failpoints")).await
+}
+
+/// `cargo test` builds the libraries only. The runner of the fault table stands beside programs that are built.
 async fn build() -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    if let Some(beside) = this
+        .parent()
+        .filter(|folder| folder.join("gateway").exists())
+    {
+        return beside.to_owned();
+    }
+    cargo_build(&["--workspace", "--bins"]).await;
+    this.ancestors().nth(2).unwrap().to_owned()
+}
+
+async fn build_failpoints() {
+    let this = std::env::current_exe().unwrap();
+    if this
+        .parent()
+        .is_none_or(|folder| !folder.join("gateway-failpoints").exists())
+    {
+        let binaries = ["--bin=gateway-failpoints", "--bin=worker-failpoints"];
+        cargo_build(&[
+            "--package=tests",
+            "--features=failpoints",
+            binaries[0],
+            binaries[1],
+        ])
+        .await;
+    }
+}
+
+async fn cargo_build(what: &[&str]) {
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--locked", "--workspace", "--bins"])
+        .args(["build", "--quiet", "--locked"])
+        .args(what)
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .status()
         .await
         .expect("cargo runs");
     assert!(built.success(), "the programs must build");
-    let test = std::env::current_exe().unwrap();
-    test.ancestors().nth(2).unwrap().to_owned()
 }
 
 /// What a command did.
