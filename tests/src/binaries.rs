@@ -58,12 +58,13 @@ async fn build_failpoints() {
         .parent()
         .is_none_or(|folder| !folder.join("gateway-failpoints").exists())
     {
-        let binaries = ["--bin=gateway-failpoints", "--bin=worker-failpoints"];
+        let wanted = ["--bin=gateway-failpoints", "--bin=worker-failpoints"];
+        // The whole workspace, as for the usual programs: else cargo builds what both share anew each time.
         cargo_build(&[
-            "--package=tests",
-            "--features=failpoints",
-            binaries[0],
-            binaries[1],
+            "--workspace",
+            "--features=tests/failpoints",
+            wanted[0],
+            wanted[1],
         ])
         .await;
     }

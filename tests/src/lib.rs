@@ -9,9 +9,11 @@
 mod bed;
 pub mod binaries;
 pub mod broker;
+pub mod checker;
 mod eventually;
 mod proxy;
 mod services;
+pub mod simulator;
 pub mod smtp;
 pub mod stripe;
 
