@@ -168,21 +168,48 @@ pub struct Process {
     pub admin_address: SocketAddr,
 }
 
+/// How to start a service.
+#[derive(Clone, Copy, Default)]
+pub struct Launch<'a> {
+    /// With fail-points.
+    pub armed: bool,
+    /// It is not expected to become ready, only to live.
+    pub unready: bool,
+    /// They come after the usual ones and win; an empty one is unset.
+    pub variables: &'a [(&'a str, &'a str)],
+}
+
 impl Process {
     /// Starts a gateway under its role. `variables` come after the usual ones and win.
     pub async fn gateway(bed: &TestBed, variables: &[(&str, &str)]) -> Self {
-        Self::start(bed, "gateway", &bed.gateway_url(), variables).await
+        let launch = Launch {
+            variables,
+            ..Launch::default()
+        };
+        Self::launch(bed, "gateway", launch).await
     }
 
     /// Starts a worker under its role.
     pub async fn worker(bed: &TestBed, variables: &[(&str, &str)]) -> Self {
-        Self::start(bed, "worker", &bed.worker_url(), variables).await
+        let launch = Launch {
+            variables,
+            ..Launch::default()
+        };
+        Self::launch(bed, "worker", launch).await
     }
 
-    async fn start(bed: &TestBed, name: &str, url: &str, variables: &[(&str, &str)]) -> Self {
+    /// Starts a gateway or a worker, and waits until it is ready, or at least alive.
+    pub async fn launch(bed: &TestBed, name: &str, launch: Launch<'_>) -> Self {
         let (address, admin_address) = (free_address(), free_address());
         let log = bed.path(&format!("{name}.{}.log", admin_address.port()));
-        let mut command = program(name).await;
+        let mut command = match launch.armed {
+            true => program_with_failpoints(name).await,
+            false => program(name).await,
+        };
+        let url = match name {
+            "gateway" => bed.gateway_url(),
+            _ => bed.worker_url(),
+        };
         command
             .env("DATABASE_URL", url)
             .env("AMQP_URL", amqp_url())
@@ -194,7 +221,10 @@ impl Process {
             .env("WORKER_BACKOFF_BASE", "20ms")
             .env("MAIL_DIR", bed.mail_dir())
             .stdout(std::fs::File::create(&log).unwrap());
-        for (name, value) in variables {
+        if launch.armed {
+            command.stderr(Stdio::null());
+        }
+        for (name, value) in launch.variables {
             if value.is_empty() {
                 command.env_remove(name)
             } else {
@@ -207,13 +237,24 @@ impl Process {
             address,
             admin_address,
         };
-        eventually(&format!("the {name} is ready"), async || {
-            let url = format!("http://{admin_address}/readyz");
-            let answer = stripe::client().get(url).send().await.ok()?;
-            answer.status().is_success().then_some(())
+        let path = if launch.unready { "livez" } else { "readyz" };
+        eventually(&format!("/{path} of the {name} is 200"), async || {
+            process.answers(path).await.then_some(())
         })
         .await;
         process
+    }
+
+    /// Whether a path of the admin listener answers with 200.
+    pub async fn answers(&self, path: &str) -> bool {
+        let url = format!("http://{}/{path}", self.admin_address);
+        let answer = stripe::client().get(url).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Its log lines, which are JSON.
