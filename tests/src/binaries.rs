@@ -231,7 +231,7 @@ impl Process {
                 command.env(name, value)
             };
         }
-        let process = Self {
+        let mut process = Self {
             child: command.spawn().unwrap(),
             log,
             address,
@@ -239,7 +239,8 @@ impl Process {
         };
         let path = if launch.unready { "livez" } else { "readyz" };
         eventually(&format!("/{path} of the {name} is 200"), async || {
-            process.answers(path).await.then_some(())
+            let died_of_a_trap = launch.armed && process.has_ended();
+            (died_of_a_trap || process.answers(path).await).then_some(())
         })
         .await;
         process

@@ -219,6 +219,8 @@ pub struct Verdict {
     pub mails_doubled: usize,
     /// How far tables and events are apart, over all currencies.
     pub money_difference: i64,
+    /// Deliveries that were not answered with 200.
+    pub failed_deliveries: usize,
     /// The longest time during which deliveries failed and none succeeded.
     pub unavailable_ms: u64,
     /// Events processed.
@@ -245,6 +247,11 @@ pub fn check(history: &History, snapshot: &Snapshot, allowed: Allowed) -> Verdic
     let mut verdict = Verdict {
         attempts: history.sent.len(),
         unavailable_ms: unavailable_ms(&history.deliveries),
+        failed_deliveries: history
+            .deliveries
+            .iter()
+            .filter(|delivery| delivery.outcome != Outcome::Acknowledged)
+            .count(),
         ..Verdict::default()
     };
     let acknowledged = with_outcome(history, Outcome::Acknowledged);

@@ -19,7 +19,7 @@ pub mod simulator;
 pub mod smtp;
 pub mod stripe;
 
-pub use bed::TestBed;
+pub use bed::{TestBed, amqp_url};
 pub use eventually::eventually;
 pub use proxy::Proxy;
 pub use services::{RunningGateway, RunningWorker, SEAT_TIMES};

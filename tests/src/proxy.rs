@@ -19,6 +19,8 @@ enum Mode {
     Frozen,
     /// Bytes pass only from the dependency to the client.
     Deaf,
+    /// Bytes pass only from the client to the dependency.
+    Mute,
     /// The client's half of each connection is closed; the dependency may go on talking.
     HalfClosed,
     /// Each piece is late by the first, and up to the second more or less.
@@ -83,6 +85,11 @@ impl Proxy {
     /// Lets nothing pass from the client.
     pub fn deafen(&self) {
         self.switch.mode.send_replace(Mode::Deaf);
+    }
+
+    /// Lets nothing pass from the dependency: what it does is never told.
+    pub fn mute(&self) {
+        self.switch.mode.send_replace(Mode::Mute);
     }
 
     /// Tells the dependency that clients have no more to say, and lets nothing pass from them.
@@ -167,6 +174,7 @@ async fn pass(
         let held = |mode: &Mode| match mode {
             Mode::Frozen => true,
             Mode::Deaf | Mode::HalfClosed => of_client,
+            Mode::Mute => !of_client,
             _ => false,
         };
         let now = match mode.wait_for(|mode| !held(mode)).await {

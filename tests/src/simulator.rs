@@ -5,13 +5,15 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
+use shared::signature::SigningKey;
 use tokio::task::JoinSet;
 
 use crate::checker::{Delivery, History, Outcome, Sent, Told};
-use crate::stripe::{event, signature};
+use crate::stripe::{SECRET, event};
 
 /// How long an answer may take.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,6 +36,17 @@ const SEATS: [(&str, &str, i64); 3] = [
 /// No order of a run may fail for lack of seats.
 const CAPACITY: i64 = 1_000_000;
 
+/// Which events, in which order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Life cycles of every kind, mostly in order.
+    Mixed,
+    /// Each payment is told by three types of events at the same moment.
+    Thrice,
+    /// Life cycles of every kind, all at the same moment, each in a random order.
+    Shuffled,
+}
+
 /// What to send.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
@@ -43,6 +56,8 @@ pub struct Plan {
     pub orders: usize,
     /// They begin spread over this time.
     pub over: Duration,
+    /// Which events.
+    pub shape: Shape,
     /// How long an event is sent again before the sender gives up.
     pub patience: Duration,
 }
@@ -54,6 +69,7 @@ impl Plan {
             seed,
             orders,
             over: Duration::from_secs(seconds),
+            shape: Shape::Mixed,
             patience: Duration::from_secs(120),
         }
     }
@@ -86,14 +102,16 @@ impl Plan {
         let mut parcels = Vec::new();
         for n in 0..self.orders {
             let begins = self.over.mul_f64(rng.random_range(0.0..1.0));
-            for (step, (event_type, told)) in life_cycle(&mut rng).into_iter().enumerate() {
+            let events = match self.shape {
+                Shape::Thrice => vec![CHARGED, SUCCEEDED, COMPLETED],
+                Shape::Mixed | Shape::Shuffled => life_cycle(&mut rng),
+            };
+            for (step, (event_type, told)) in events.into_iter().enumerate() {
                 let id = format!("evt_{:x}_{n}_{step}", self.seed);
-                let late = rng.random_ratio(SHUFFLES_PERCENT, 100);
-                let due = begins + STEP * u32::try_from(step).unwrap_or_default();
                 parcels.push(Parcel {
                     body: self.body(n, &id, event_type, told),
                     sent: self.sent(n, id, event_type, told),
-                    due: if late { due + LATE } else { due },
+                    due: begins + self.offset(step, &mut rng),
                     twice: rng.random_ratio(DUPLICATES_PERCENT, 100),
                 });
             }
@@ -101,9 +119,28 @@ impl Plan {
         parcels
     }
 
+    /// When an event of an order comes, after the order's beginning.
+    fn offset(&self, step: usize, rng: &mut StdRng) -> Duration {
+        match self.shape {
+            Shape::Thrice => Duration::ZERO,
+            Shape::Shuffled => LATE.mul_f64(rng.random_range(0.0..1.0)),
+            Shape::Mixed => {
+                let late = rng.random_ratio(SHUFFLES_PERCENT, 100);
+                let due = STEP * u32::try_from(step).unwrap_or_default();
+                if late { due + LATE } else { due }
+            }
+        }
+    }
+
     fn worth(n: usize) -> (i64, &'static str) {
         let (_, currency, cents) = SEATS[n % SEATS.len()];
         (2 * cents, currency)
+    }
+
+    /// One event of the plan, to be sent by somebody else too.
+    pub fn first_body(&self) -> String {
+        let first = self.parcels().into_iter().next();
+        first.map(|parcel| parcel.body).unwrap_or_default()
     }
 
     fn sent(&self, n: usize, id: String, event_type: &str, told: Told) -> Sent {
@@ -176,20 +213,51 @@ struct Parcel {
     twice: bool,
 }
 
-/// Gateways to choose from, as a load balancer does.
+/// Gateways to choose from, as a load balancer does, and how to sign.
 #[derive(Clone, Default)]
-pub struct Targets(Arc<Mutex<Vec<SocketAddr>>>);
+pub struct Targets(Arc<Mutex<Signing>>);
+
+struct Signing {
+    gateways: Vec<SocketAddr>,
+    secret: String,
+    /// The sender's clock may be off by so many seconds either way.
+    skew_s: i64,
+}
+
+impl Default for Signing {
+    fn default() -> Self {
+        Self {
+            gateways: Vec::new(),
+            secret: SECRET.to_owned(),
+            skew_s: 0,
+        }
+    }
+}
 
 impl Targets {
     /// Sends to these from now on.
     pub fn set(&self, addresses: Vec<SocketAddr>) {
-        *self.0.lock().unwrap() = addresses;
+        self.0.lock().unwrap().gateways = addresses;
     }
 
-    fn choose(&self) -> Option<SocketAddr> {
-        let addresses = self.0.lock().unwrap();
-        let index = rand::random_range(0..addresses.len().max(1));
-        addresses.get(index).copied()
+    /// Signs with another secret from now on.
+    pub fn sign_with(&self, secret: &str) {
+        secret.clone_into(&mut self.0.lock().unwrap().secret);
+    }
+
+    /// Lets the sender's clock be off.
+    pub fn skew(&self, seconds: i64) {
+        self.0.lock().unwrap().skew_s = seconds;
+    }
+
+    fn choose(&self, body: &str) -> Option<(SocketAddr, String)> {
+        let signing = self.0.lock().unwrap();
+        let index = rand::random_range(0..signing.gateways.len().max(1));
+        let gateway = signing.gateways.get(index).copied()?;
+        let skew_s = rand::random_range(-signing.skew_s..=signing.skew_s);
+        let now = Timestamp::now().as_second() + skew_s;
+        let header = SigningKey::new(&signing.secret).sign(now, body.as_bytes());
+        Some((gateway, header))
     }
 }
 
@@ -248,6 +316,11 @@ impl Load {
         self.sent.len()
     }
 
+    /// The ids of all events.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.sent.iter().map(|sent| sent.id.as_str())
+    }
+
     /// Waits until every event is answered with 200 or given up.
     pub async fn finish(mut self) -> History {
         while let Some(ended) = self.tasks.join_next().await {
@@ -286,8 +359,8 @@ impl Sender {
 
     async fn deliver(&self, parcel: &Parcel) -> Outcome {
         let started_ms = self.now_ms();
-        let (outcome, status) = match self.targets.choose() {
-            Some(gateway) => self.post(gateway, parcel.body.clone()).await,
+        let (outcome, status) = match self.targets.choose(&parcel.body) {
+            Some((gateway, header)) => self.post(gateway, header, parcel.body.clone()).await,
             None => (Outcome::Refused, 0),
         };
         let ended_ms = self.now_ms();
@@ -306,11 +379,11 @@ impl Sender {
         outcome
     }
 
-    async fn post(&self, gateway: SocketAddr, body: String) -> (Outcome, u16) {
+    async fn post(&self, gateway: SocketAddr, header: String, body: String) -> (Outcome, u16) {
         let request = self
             .http
             .post(format!("http://{gateway}/webhooks/stripe"))
-            .header("stripe-signature", signature(body.as_bytes()))
+            .header("stripe-signature", header)
             .body(body);
         match request.send().await {
             Ok(answer) if answer.status().is_success() => (Outcome::Acknowledged, 200),

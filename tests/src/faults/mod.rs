@@ -6,7 +6,7 @@ mod snapshot;
 mod stage;
 
 pub use row::Row;
-pub use stage::{Setup, Stage};
+pub use stage::{Setup, Stage, UNREADY, variable};
 
 /// How many mails one worker has under way at a time: so many may go out again when it is killed.
 pub const MAILS_UNDER_WAY: usize = 8;

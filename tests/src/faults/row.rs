@@ -63,6 +63,7 @@ impl Row {
             sum.mails_doubled += more.mails_doubled;
             sum.money_difference += more.money_difference;
             sum.unavailable_ms = sum.unavailable_ms.max(more.unavailable_ms);
+            sum.failed_deliveries += more.failed_deliveries;
             sum.processed += more.processed;
             sum.defects.extend(more.defects);
             all.recovered_ms = all
@@ -84,7 +85,7 @@ impl Row {
             "duplicated": verdict.duplicated, "recovered": verdict.recovered, "unexpected": verdict.unexpected,
             "mails_doubled": verdict.mails_doubled, "money_difference": verdict.money_difference,
             "unavailable_ms": verdict.unavailable_ms, "recovered_ms": self.recovered_ms,
-            "processed": verdict.processed, "seed": self.seed, "defects": defects, "failure": self.failure,
+            "failed_deliveries": verdict.failed_deliveries, "processed": verdict.processed, "seed": self.seed, "defects": defects, "failure": self.failure,
         })
     }
 }

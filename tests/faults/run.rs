@@ -1,0 +1,148 @@
+//! Runs rows: the crashes beside each other, then every other fault by itself, since it strikes all that is there.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+
+use futures_util::{FutureExt, StreamExt, stream};
+use harness::faults::Row;
+use harness::faults::crash::{self, Claims, POINTS};
+use harness::simulator::Plan;
+
+use crate::faults::{FAULTS, Fault};
+use crate::operator::Operator;
+use crate::scene::Scene;
+
+/// The id of each crash's row, in the order of its points.
+const CRASHES: [&str; 15] = [
+    "F01a", "F01b", "F02", "F03a", "F03b", "F06a", "F06b", "F06c", "F07", "F04a", "F04b", "F10a",
+    "F10b", "F08a", "F08b",
+];
+const CRASHES_AT_A_TIME: usize = 5;
+/// Whatever was away is back, and all is done, within this time.
+const LONGEST_RECOVERY_MS: u64 = 15_000;
+/// What a dead relay had claimed is free again after half a minute.
+const LONGEST_CLAIM_MS: u64 = 35_000;
+/// How much of a load is sent before a fault strikes, in percent.
+const BEFORE: usize = 20;
+
+/// What to run.
+pub struct Runner {
+    /// Who kills servers.
+    pub operator: Operator,
+    /// Of the first load.
+    pub seed: u64,
+    /// Beginnings of ids; none means all.
+    pub only: Vec<String>,
+}
+
+/// Prints every row's id and fault.
+pub fn list() {
+    let mut all: Vec<(&str, &str)> = CRASHES
+        .iter()
+        .zip(POINTS)
+        .map(|(id, point)| (*id, point.1))
+        .collect();
+    all.extend(FAULTS.iter().map(|fault| (fault.id, fault.title)));
+    all.sort_unstable();
+    for (id, title) in all {
+        println!("{id:<6}{title}");
+    }
+}
+
+impl Runner {
+    fn wants(&self, id: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|begin| id.starts_with(begin.as_str()))
+    }
+
+    /// Every row that is wanted, sorted.
+    pub async fn every_row(&self) -> Vec<Row> {
+        let crashes = CRASHES.iter().zip(POINTS).filter(|(id, _)| self.wants(id));
+        let crashes = stream::iter(crashes).map(|(id, point)| staged_crash(id, point));
+        let mut rows: Vec<Row> = crashes.buffer_unordered(CRASHES_AT_A_TIME).collect().await;
+        for (n, fault) in FAULTS
+            .iter()
+            .filter(|fault| self.wants(fault.id))
+            .enumerate()
+        {
+            let row = self.staged(fault, self.seed + n as u64).await;
+            tell(&row);
+            rows.push(row);
+        }
+        rows.sort_by(|one, other| one.id.cmp(&other.id));
+        rows
+    }
+
+    async fn staged(&self, fault: &Fault, seed: u64) -> Row {
+        let (fault, operator) = (*fault, self.operator.clone());
+        let staged = AssertUnwindSafe(strike(fault, operator, seed))
+            .catch_unwind()
+            .await;
+        staged.unwrap_or_else(|panic| Row::failed(fault.id, fault.title, seed, words(&*panic)))
+    }
+}
+
+async fn staged_crash(id: &'static str, point: (&'static str, &'static str)) -> Row {
+    let staged = AssertUnwindSafe(crash::run_all_hits(point, Claims::RunOut))
+        .catch_unwind()
+        .await;
+    let mut row = match staged {
+        Ok(Some(row)) => row,
+        Ok(None) => Row::failed(id, point.1, 0, "nothing was staged".to_owned()),
+        Err(panic) => Row::failed(id, point.1, 0, words(&*panic)),
+    };
+    id.clone_into(&mut row.id);
+    let longest = if point.0.starts_with("relay") {
+        LONGEST_CLAIM_MS
+    } else {
+        LONGEST_RECOVERY_MS
+    };
+    expect_recovery_within(&mut row, longest);
+    tell(&row);
+    row
+}
+
+async fn strike(fault: Fault, operator: Operator, seed: u64) -> Row {
+    let mut plan = Plan::new(seed, fault.load.0, fault.load.1);
+    plan.shape = fault.shape;
+    let mut scene = Scene::open(operator, (fault.setup)(), plan).await;
+    scene.stage.until_sent(&scene.load, BEFORE).await;
+    let struck = (fault.act)(&mut scene).await;
+    let Scene { stage, load, .. } = scene;
+    let mut row = stage
+        .row((fault.id, fault.title), load, &plan, fault.mails_doubled)
+        .await;
+    if let Err(problem) = struck {
+        row.failure = problem.to_string();
+    }
+    let failed = row.verdict.failed_deliveries;
+    if fault.always_accepted && failed > 0 {
+        row.failure
+            .push_str(&format!("{failed} deliveries were not answered with 200"));
+    }
+    expect_recovery_within(&mut row, LONGEST_RECOVERY_MS);
+    row
+}
+
+fn expect_recovery_within(row: &mut Row, longest_ms: u64) {
+    if let Some(took_ms) = row.recovered_ms.filter(|took_ms| *took_ms > longest_ms) {
+        row.failure.push_str(&format!("recovery took {took_ms} ms"));
+    }
+}
+
+/// What a harness that could not go on said.
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic")
+        .to_owned()
+}
+
+/// Progress, for whoever waits.
+fn tell(row: &Row) {
+    let judged = if row.is_clean() {
+        "clean".to_owned()
+    } else {
+        format!("BROKEN: {}", row.problem())
+    };
+    eprintln!("{:<5} {}: {judged}", row.id, row.fault);
+}
