@@ -2,6 +2,7 @@
 //! starts the servers that are broken here.
 
 mod broker;
+mod controls;
 mod database;
 mod faults;
 mod network;
@@ -35,6 +36,9 @@ struct Args {
     /// Repeats a load
     #[arg(long)]
     seed: Option<u64>,
+    /// The controls instead: a safeguard is taken out, and the checker must notice
+    #[arg(long)]
+    controls: bool,
     /// The soak instead: a random mix of all faults for so long
     #[arg(long)]
     minutes: Option<u64>,
@@ -54,6 +58,13 @@ async fn main() -> Result<ExitCode> {
         .seed
         .unwrap_or_else(|| rand::random_range(1..1_000_000));
     let operator = Operator::from_environment()?;
+    if args.controls {
+        let controls = controls::every_control(&operator, seed).await;
+        println!("{}", table::of_controls(&controls));
+        let holding = controls.iter().filter(|control| control.holds()).count();
+        println!("{holding} of {} controls are caught", controls.len());
+        return Ok(ExitCode::from(u8::from(holding < controls.len())));
+    }
     let rows = match args.minutes {
         Some(minutes) => vec![soaked(operator, seed, minutes).await],
         None => {

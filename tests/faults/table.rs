@@ -7,6 +7,8 @@ use comfy_table::presets::ASCII_MARKDOWN;
 use harness::faults::Row;
 use serde_json::{Value, json};
 
+use crate::controls::Control;
+
 const HEADER: [&str; 12] = [
     "row",
     "fault",
@@ -58,4 +60,32 @@ pub fn of(rows: &[Row]) -> Table {
 pub fn json(rows: &[Row]) -> Value {
     let rows: Vec<Value> = rows.iter().map(Row::json).collect();
     json!({ "rows": rows })
+}
+
+/// Controls as a table.
+pub fn of_controls(controls: &[Control]) -> Table {
+    let mut table = Table::new();
+    let header = [
+        "without",
+        "what was done",
+        "result",
+        "the checker says",
+        "with it",
+    ];
+    table.load_style(ASCII_MARKDOWN).set_header(header);
+    for control in controls {
+        let result = if control.holds() {
+            "caught"
+        } else {
+            "NOT CAUGHT"
+        };
+        let with_it = if control.with_it.is_empty() {
+            "clean"
+        } else {
+            &control.with_it
+        };
+        let said: String = control.caught.chars().take(80).collect();
+        table.add_row([control.without, control.done, result, &said, with_it]);
+    }
+    table
 }

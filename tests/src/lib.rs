@@ -13,6 +13,7 @@ pub mod broker;
 pub mod checker;
 mod eventually;
 pub mod faults;
+pub mod properties;
 mod proxy;
 mod services;
 pub mod simulator;

@@ -301,6 +301,11 @@ impl Load {
         }
     }
 
+    /// Nothing to send.
+    pub fn none() -> Self {
+        Self::start(Targets::default(), &Plan::new(0, 0, 0))
+    }
+
     /// How many deliveries were answered with 200 so far.
     pub fn acknowledged(&self) -> usize {
         let deliveries = self.sender.deliveries.lock().unwrap();

@@ -62,6 +62,8 @@ pub struct Stage {
     pub gateways: Vec<Process>,
     /// Its workers.
     pub workers: Vec<Process>,
+    /// How long whatever is under way may take once the load is sent.
+    pub longest_end: Duration,
     /// Processed events that a run must have, in percent of those sent.
     pub progress_percent: usize,
     setup: Setup,
@@ -76,6 +78,7 @@ impl Stage {
             targets: Targets::default(),
             gateways: Vec::new(),
             workers: Vec::new(),
+            longest_end: LONGEST_END,
             progress_percent: 60,
             setup,
         }
@@ -197,7 +200,7 @@ impl Stage {
         let history = load.finish().await;
         let done = "SELECT (SELECT count(*) FROM webhook_events WHERE state IN ('received', 'retrying'))
             + (SELECT count(*) FROM emails WHERE status = 'queued') + (SELECT count(*) FROM outbox)";
-        let deadline = Instant::now() + LONGEST_END;
+        let deadline = Instant::now() + self.longest_end;
         while self.bed.count(done).await > 0 && Instant::now() < deadline {
             tokio::time::sleep(LOOK).await;
         }
