@@ -20,8 +20,6 @@ const CRASHES: [&str; 15] = [
 const CRASHES_AT_A_TIME: usize = 5;
 /// Whatever was away is back, and all is done, within this time.
 const LONGEST_RECOVERY_MS: u64 = 15_000;
-/// What a dead relay had claimed is free again after half a minute.
-const LONGEST_CLAIM_MS: u64 = 35_000;
 /// How much of a load is sent before a fault strikes, in percent.
 const BEFORE: usize = 20;
 
@@ -91,12 +89,7 @@ async fn staged_crash(id: &'static str, point: (&'static str, &'static str)) -> 
         Err(panic) => Row::failed(id, point.1, 0, words(&*panic)),
     };
     id.clone_into(&mut row.id);
-    let longest = if point.0.starts_with("relay") {
-        LONGEST_CLAIM_MS
-    } else {
-        LONGEST_RECOVERY_MS
-    };
-    expect_recovery_within(&mut row, longest);
+    expect_recovery_within(&mut row, LONGEST_RECOVERY_MS);
     tell(&row);
     row
 }

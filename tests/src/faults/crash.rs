@@ -65,7 +65,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// How long claims of a dead process last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claims {
-    /// As long as they do: half a minute in the outbox, a minute for mails.
+    /// As long as they do: ten seconds in the outbox, a minute for mails.
     RunOut,
     /// They are over at once, as if that time had passed.
     AreOver,
@@ -87,6 +87,8 @@ pub async fn run(point: (&str, &str), hit: u32, claims: Claims) -> Row {
         }
     }
     let died = until_dead(&mut stage).await;
+    let long = "SELECT count(*) FROM outbox WHERE available_at > now() + interval '10 seconds'";
+    let long_claims = stage.bed.count(long).await;
     if claims == Claims::AreOver {
         let over = "UPDATE outbox SET available_at = now() WHERE available_at > now();
             UPDATE emails SET due_at = now() WHERE status = 'queued' AND due_at > now()";
@@ -100,6 +102,10 @@ pub async fn run(point: (&str, &str), hit: u32, claims: Claims) -> Row {
     let mut row = stage.row((point.0, point.1), load, &plan, mails).await;
     if !died {
         row.failure = format!("nothing died at {trap}");
+    }
+    if long_claims > 0 {
+        let told = format!("{long_claims} rows are claimed for longer than ten seconds");
+        row.failure.push_str(&told);
     }
     if point.0.starts_with("recorder") {
         row.failure.push_str(&check_dead_letters(&stage).await);
