@@ -1,11 +1,14 @@
 //! RabbitMQ killed, frozen, blocked, emptied.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use harness::broker::Broker;
 
 use crate::scene::{Scene, pause};
+
+/// What connections and buffers may take.
+const MOST_GROWTH_KIB: u64 = 64 * 1024;
 
 async fn down_for(scene: &Scene, how: &str, milliseconds: u64) -> Result<()> {
     scene.operator.run(how).await?;
@@ -25,9 +28,18 @@ pub fn restart(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     down_for(scene, "broker stop", 500).boxed_local()
 }
 
-/// Long enough for the outbox to grow.
+/// Long enough for the outbox to grow. The gateway must not grow with it.
 pub fn away(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
-    down_for(scene, "broker stop", 17_000).boxed_local()
+    async move {
+        let memory = |scene: &Scene| scene.stage.gateways[0].memory_kib().unwrap_or(0);
+        let before = memory(scene);
+        let told = down_for(scene, "broker stop", 17_000).await;
+        let after = memory(scene);
+        let grown = after.saturating_sub(before);
+        ensure!(grown < MOST_GROWTH_KIB, "the gateway grew by {grown} KiB");
+        told
+    }
+    .boxed_local()
 }
 
 /// It keeps its connections and does nothing.
@@ -53,8 +65,12 @@ pub fn close_connections(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
 
 async fn alarm(scene: &Scene, on: &str, off: &str) -> Result<()> {
     scene.operator.run(on).await?;
-    pause(8_000).await;
-    scene.operator.run(off).await
+    pause(5_000).await;
+    let waiting = scene.stage.bed.count("SELECT count(*) FROM outbox").await;
+    pause(3_000).await;
+    scene.operator.run(off).await?;
+    ensure!(waiting > 0, "the alarm kept no publish back");
+    Ok(())
 }
 
 /// It takes no publishes; acknowledgements must still reach it.
@@ -69,7 +85,7 @@ pub fn disk_alarm(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     alarm(scene, on, "broker ctl set_disk_free_limit 50MB").boxed_local()
 }
 
-/// Three times, while it fills.
+/// While it fills.
 pub fn purge(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
         let broker = Broker::connect(&scene.stage.bed).await;
@@ -79,9 +95,11 @@ pub fn purge(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
             worker.signal("TERM");
         }
         pause(1_500).await;
+        let waiting = broker.ready().await;
         broker.purge().await;
         scene.stage.add_worker(&[]).await;
         scene.stage.add_worker(&[]).await;
+        ensure!(waiting > 0, "the queue was empty");
         Ok(())
     }
     .boxed_local()

@@ -134,3 +134,36 @@ pub fn terminate_backends(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     }
     .boxed_local()
 }
+
+/// What a migration does while both versions run, one step at a time and never waiting long for a lock.
+pub fn migrate(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        execute(scene, &["SET lock_timeout = '1s'"]).await?;
+        for step in [
+            "ALTER TABLE webhook_events ADD COLUMN expanded text DEFAULT 'x'",
+            "ALTER TABLE orders ADD COLUMN expanded text DEFAULT 'x'",
+            "ALTER TABLE emails ADD COLUMN expanded text DEFAULT 'x'",
+            "CREATE INDEX CONCURRENTLY expanded_idx ON webhook_events (expanded)",
+            "UPDATE webhook_events SET expanded = id",
+            "DROP INDEX CONCURRENTLY expanded_idx",
+            "ALTER TABLE webhook_events DROP COLUMN expanded",
+            "ALTER TABLE orders DROP COLUMN expanded",
+            "ALTER TABLE emails DROP COLUMN expanded",
+        ] {
+            take_step(scene, step).await?;
+            pause(300).await;
+        }
+        execute(scene, &["RESET lock_timeout"]).await
+    }
+    .boxed_local()
+}
+
+async fn take_step(scene: &Scene, step: &str) -> Result<()> {
+    for _ in 0..10 {
+        if scene.stage.bed.db.batch_execute(step).await.is_ok() {
+            return Ok(());
+        }
+        pause(200).await;
+    }
+    execute(scene, &[step]).await
+}

@@ -11,6 +11,17 @@ use crate::{broker, database, network, processes, storms};
 /// Breaks something, and mends it again.
 pub type Act = for<'a> fn(&'a mut Scene) -> LocalBoxFuture<'a, Result<()>>;
 
+/// Whether senders may notice.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Noticed {
+    /// Every delivery must be answered with 200 at once.
+    Never,
+    /// Perhaps.
+    Maybe,
+    /// A row in which no delivery fails did not strike.
+    Always,
+}
+
 /// One row of the table.
 #[derive(Clone, Copy)]
 pub struct Fault {
@@ -28,8 +39,8 @@ pub struct Fault {
     pub shape: Shape,
     /// Mails that may go out twice: those that killed workers had under way.
     pub mails_doubled: usize,
-    /// Whether every delivery must be answered with 200 at once.
-    pub always_accepted: bool,
+    /// Whether senders may notice.
+    pub noticed: Noticed,
     /// Whether the soak strikes with it too.
     pub in_soak: bool,
 }
@@ -44,7 +55,7 @@ impl Fault {
             load: (120, 6),
             shape: Shape::Mixed,
             mails_doubled: 0,
-            always_accepted: false,
+            noticed: Noticed::Maybe,
             in_soak: true,
         }
     }
@@ -52,7 +63,15 @@ impl Fault {
     /// The gateway must not be affected.
     const fn accepted(self) -> Self {
         Self {
-            always_accepted: true,
+            noticed: Noticed::Never,
+            ..self
+        }
+    }
+
+    /// The gateway must be affected: else nothing was broken.
+    const fn refused(self) -> Self {
+        Self {
+            noticed: Noticed::Always,
             ..self
         }
     }
@@ -94,12 +113,14 @@ pub const FAULTS: &[Fault] = &[
         "F01c",
         "gateway SIGKILL, three times",
         processes::kill_gateway,
-    ),
+    )
+    .refused(),
     Fault::new(
         "F05",
         "commit done, its answer lost",
         database::lose_replies,
-    ),
+    )
+    .refused(),
     Fault::new(
         "F06d",
         "worker SIGKILL, three times",
@@ -161,23 +182,26 @@ pub const FAULTS: &[Fault] = &[
     Fault::new("F19b", "queue deleted", broker::delete_queue).accepted(),
     Fault::new("F19c", "exchange deleted", broker::delete_exchange).accepted(),
     Fault::new("F20", "broker's data directory lost", broker::lose_disk).accepted(),
-    Fault::new("F23a", "database restarted", database::restart),
-    Fault::new("F23b", "database SIGKILL, every process", database::kill),
+    Fault::new("F23a", "database restarted", database::restart).refused(),
+    Fault::new("F23b", "database SIGKILL, every process", database::kill).refused(),
     Fault::new(
         "F24",
         "database read-only for 4 s (fail-over)",
         database::read_only,
-    ),
+    )
+    .refused(),
     Fault::new(
         "F25",
         "database takes no more connections",
         database::no_connections,
-    ),
+    )
+    .refused(),
     Fault::new(
         "F26",
         "database reports disk full (53100)",
         database::disk_full,
-    ),
+    )
+    .refused(),
     Fault::new("F27", "a table locked for 5 s", database::lock_table).accepted(),
     Fault::new(
         "F28",
@@ -185,12 +209,15 @@ pub const FAULTS: &[Fault] = &[
         database::terminate_backends,
     ),
     Fault::new("F29", "100 ms ± 60 to database and broker", network::slow).over(80, 8),
-    Fault::new("F30a", "database frozen for 6 s", database::freeze).over(160, 8),
+    Fault::new("F30a", "database frozen for 6 s", database::freeze)
+        .refused()
+        .over(160, 8),
     Fault::new(
         "F30b",
         "black hole to the database for 8 s",
         network::database_black_hole,
     )
+    .refused()
     .over(160, 10),
     Fault::new(
         "F30c",
@@ -258,6 +285,12 @@ pub const FAULTS: &[Fault] = &[
         processes::roll_gateways,
     )
     .staged(processes::two_gateways),
+    Fault::new(
+        "F46",
+        "columns and an index added and dropped",
+        database::migrate,
+    )
+    .accepted(),
     Fault::new("F52a", "mail server refuses", storms::mail_refused).accepted(),
     Fault::new(
         "F52b",

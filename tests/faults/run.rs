@@ -8,7 +8,7 @@ use harness::faults::Row;
 use harness::faults::crash::{self, Claims, POINTS};
 use harness::simulator::Plan;
 
-use crate::faults::{FAULTS, Fault};
+use crate::faults::{FAULTS, Fault, Noticed};
 use crate::operator::Operator;
 use crate::scene::Scene;
 
@@ -108,7 +108,11 @@ async fn strike(fault: Fault, operator: Operator, seed: u64) -> Row {
         row.failure = problem.to_string();
     }
     let failed = row.verdict.failed_deliveries;
-    if fault.always_accepted && failed > 0 {
+    if fault.noticed == Noticed::Always && failed == 0 {
+        row.failure
+            .push_str("no delivery failed: nothing was broken");
+    }
+    if fault.noticed == Noticed::Never && failed > 0 {
         row.failure
             .push_str(&format!("{failed} deliveries were not answered with 200"));
     }

@@ -107,6 +107,9 @@ pub fn mail_refused(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
         scene.stage.mail.refuse(20);
         pause(2_000).await;
         scene.stage.mail.refuse(0);
+        let again = "SELECT count(*) FROM emails WHERE attempts > 1 OR last_error IS NOT NULL";
+        let refused = scene.stage.bed.count(again).await;
+        ensure!(refused > 0, "no mail was refused");
         Ok(())
     }
     .boxed_local()
