@@ -10,7 +10,7 @@ use futures_util::{FutureExt, StreamExt};
 use harness::checker::{
     Allowed, Delivery, EventRow, History, Outcome, Sent, Snapshot, Told, check,
 };
-use harness::faults::{Setup, Stage, variable};
+use harness::faults::{Operator, Scene, Setup, Stage, pause, variable};
 use harness::simulator::Plan;
 use harness::stripe::{self, event_id};
 use lapin::options::{
@@ -22,9 +22,6 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_postgres::NoTls;
-
-use crate::operator::Operator;
-use crate::scene::{Scene, pause};
 
 type Run = for<'a> fn(&'a Operator, u64) -> LocalBoxFuture<'a, Result<Control>>;
 
@@ -57,9 +54,7 @@ const CONTROLS: [(&str, Run); 8] = [
     ("late ack", |operator, seed| {
         late_ack(operator, seed).boxed_local()
     }),
-    ("seat lock", |operator, seed| {
-        seat_lock(operator, seed).boxed_local()
-    }),
+    ("seat lock", |_, _| seat_lock().boxed_local()),
     ("unique key", |_, _| unique_key().boxed_local()),
     ("synchronous_commit", |operator, seed| {
         synchronous_commit(operator, seed).boxed_local()
@@ -189,7 +184,7 @@ async fn judge(scene: &mut Scene) -> String {
 }
 
 /// Many buyers of few seats at the same time.
-async fn seat_lock(operator: &Operator, _: u64) -> Result<Control> {
+async fn seat_lock() -> Result<Control> {
     let run = async |without: &str| -> Result<String> {
         let mut setup = alone(without);
         setup.workers = 3;
@@ -197,7 +192,6 @@ async fn seat_lock(operator: &Operator, _: u64) -> Result<Control> {
         let stage = Stage::ready(setup).await;
         sell(&stage, 10, 150).await
     };
-    let _ = operator;
     Ok(Control {
         without: "lock of the seats",
         done: "150 buyers of 10 seats at once",
@@ -509,19 +503,19 @@ async fn acknowledged_under_alarm(operator: &Operator, shared: bool) -> Result<u
     for _ in 0..MESSAGES {
         publish(&publisher, &queue).await?;
     }
-    operator
-        .run("broker ctl set_vm_memory_high_watermark absolute 1000000")
-        .await?;
-    // The first publish under the alarm is what blocks the connection.
-    publish(&publisher, &queue).await?;
+    // The first messages are handed over now; nobody looks at them yet.
     consumer
         .basic_qos(PREFETCH, BasicQosOptions::default())
         .await?;
     let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+    let consume = consumer.basic_consume(queue.as_str().into(), "".into(), options, arguments);
+    let mut messages = consume.await?;
+    let alarm = "broker ctl set_vm_memory_high_watermark absolute 1000000";
+    operator.run(alarm).await?;
+    // The first publish under the alarm is what blocks the connection.
+    publish(&publisher, &queue).await?;
+    pause(500).await;
     let draining = async {
-        let mut messages = consumer
-            .basic_consume(queue.as_str().into(), "".into(), options, arguments)
-            .await?;
         while let Some(message) = messages.next().await {
             message?.ack(BasicAckOptions::default()).await?;
         }

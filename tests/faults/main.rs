@@ -1,17 +1,9 @@
 //! Stages every fault with real processes under load and prints what came of it. To be run by `./deploy/faults`, which
 //! starts the servers that are broken here.
 
-mod broker;
 mod controls;
-mod database;
-mod faults;
-mod network;
-mod operator;
-mod processes;
 mod run;
-mod scene;
 mod soak;
-mod storms;
 mod table;
 
 use std::path::PathBuf;
@@ -20,8 +12,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 
-use harness::faults::Row;
-use operator::Operator;
+use harness::faults::{Operator, Row};
 use run::Runner;
 
 /// Stages faults.

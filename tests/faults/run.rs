@@ -1,16 +1,10 @@
 //! Runs rows: the crashes beside each other, then every other fault by itself, since it strikes all that is there.
 
-use std::any::Any;
 use std::panic::AssertUnwindSafe;
 
 use futures_util::{FutureExt, StreamExt, stream};
-use harness::faults::Row;
 use harness::faults::crash::{self, Claims, POINTS};
-use harness::simulator::Plan;
-
-use crate::faults::{FAULTS, Fault, Noticed};
-use crate::operator::Operator;
-use crate::scene::Scene;
+use harness::faults::{FAULTS, Operator, Row, staged, words};
 
 /// The id of each crash's row, in the order of its points.
 const CRASHES: [&str; 15] = [
@@ -20,9 +14,6 @@ const CRASHES: [&str; 15] = [
 const CRASHES_AT_A_TIME: usize = 5;
 /// Whatever was away is back, and all is done, within this time.
 const LONGEST_RECOVERY_MS: u64 = 15_000;
-/// How much of a load is sent before a fault strikes, in percent.
-const BEFORE: usize = 20;
-
 /// What to run.
 pub struct Runner {
     /// Who kills servers.
@@ -62,20 +53,13 @@ impl Runner {
             .filter(|fault| self.wants(fault.id))
             .enumerate()
         {
-            let row = self.staged(fault, self.seed + n as u64).await;
+            let mut row = staged(fault, &self.operator, self.seed + n as u64).await;
+            expect_recovery_within(&mut row, LONGEST_RECOVERY_MS);
             tell(&row);
             rows.push(row);
         }
         rows.sort_by(|one, other| one.id.cmp(&other.id));
         rows
-    }
-
-    async fn staged(&self, fault: &Fault, seed: u64) -> Row {
-        let (fault, operator) = (*fault, self.operator.clone());
-        let staged = AssertUnwindSafe(strike(fault, operator, seed))
-            .catch_unwind()
-            .await;
-        staged.unwrap_or_else(|panic| Row::failed(fault.id, fault.title, seed, words(&*panic)))
     }
 }
 
@@ -94,44 +78,10 @@ async fn staged_crash(id: &'static str, point: (&'static str, &'static str)) -> 
     row
 }
 
-async fn strike(fault: Fault, operator: Operator, seed: u64) -> Row {
-    let mut plan = Plan::new(seed, fault.load.0, fault.load.1);
-    plan.shape = fault.shape;
-    let mut scene = Scene::open(operator, (fault.setup)(), plan).await;
-    scene.stage.until_sent(&scene.load, BEFORE).await;
-    let struck = (fault.act)(&mut scene).await;
-    let Scene { stage, load, .. } = scene;
-    let mut row = stage
-        .row((fault.id, fault.title), load, &plan, fault.mails_doubled)
-        .await;
-    if let Err(problem) = struck {
-        row.failure = problem.to_string();
-    }
-    let failed = row.verdict.failed_deliveries;
-    if fault.noticed == Noticed::Always && failed == 0 {
-        row.failure
-            .push_str("no delivery failed: nothing was broken");
-    }
-    if fault.noticed == Noticed::Never && failed > 0 {
-        row.failure
-            .push_str(&format!("{failed} deliveries were not answered with 200"));
-    }
-    expect_recovery_within(&mut row, LONGEST_RECOVERY_MS);
-    row
-}
-
 fn expect_recovery_within(row: &mut Row, longest_ms: u64) {
     if let Some(took_ms) = row.recovered_ms.filter(|took_ms| *took_ms > longest_ms) {
-        row.failure.push_str(&format!("recovery took {took_ms} ms"));
+        row.fail(&format!("recovery took {took_ms} ms"));
     }
-}
-
-/// What a harness that could not go on said.
-fn words(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("a panic")
-        .to_owned()
 }
 
 /// Progress, for whoever waits.

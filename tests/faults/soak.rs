@@ -3,14 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use harness::faults::{MAILS_UNDER_WAY, Row, Setup};
+use harness::faults::{FAULTS, Fault, MAILS_UNDER_WAY, Operator, Row, Scene, Setup, pause};
 use harness::simulator::Plan;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-
-use crate::faults::{FAULTS, Fault};
-use crate::operator::Operator;
-use crate::scene::{Scene, pause};
 
 const ORDERS_PER_SECOND: u64 = 8;
 /// Between a recovery and the next fault.

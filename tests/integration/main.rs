@@ -6,6 +6,7 @@ mod architecture;
 mod bad_input;
 mod config;
 mod crashes;
+mod fault_table;
 mod faults;
 mod fulfillment;
 mod gateway;

@@ -101,14 +101,17 @@ pub async fn run(point: (&str, &str), hit: u32, claims: Claims) -> Row {
     replace(&mut stage, point.0).await;
     let mut row = stage.row((point.0, point.1), load, &plan, mails).await;
     if !died {
-        row.failure = format!("nothing died at {trap}");
+        row.fail(&format!("nothing died at {trap}"));
     }
     if long_claims > 0 {
         let told = format!("{long_claims} rows are claimed for longer than ten seconds");
-        row.failure.push_str(&told);
+        row.fail(&told);
     }
     if point.0.starts_with("recorder") {
-        row.failure.push_str(&check_dead_letters(&stage).await);
+        let problem = check_dead_letters(&stage).await;
+        if !problem.is_empty() {
+            row.fail(&problem);
+        }
     }
     row
 }

@@ -39,6 +39,13 @@ impl Row {
         }
     }
 
+    /// Notes why it fails.
+    pub fn fail(&mut self, why: &str) {
+        let before = if self.failure.is_empty() { "" } else { "; " };
+        self.failure.push_str(before);
+        self.failure.push_str(why);
+    }
+
     /// What is wrong, for people.
     pub fn problem(&self) -> String {
         let mut problems = vec![self.failure.clone(), self.verdict.first_defects()];

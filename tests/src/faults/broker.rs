@@ -3,9 +3,9 @@
 use anyhow::{Result, ensure};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use harness::broker::Broker;
 
-use crate::scene::{Scene, pause};
+use super::scene::{Scene, pause};
+use crate::broker::Broker;
 
 /// What connections and buffers may take.
 const MOST_GROWTH_KIB: u64 = 64 * 1024;
@@ -90,11 +90,11 @@ pub fn purge(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
         let broker = Broker::connect(&scene.stage.bed).await;
         // Without workers the queue is not empty.
-        let workers = std::mem::take(&mut scene.stage.workers);
-        for worker in workers {
+        for mut worker in std::mem::take(&mut scene.stage.workers) {
             worker.signal("TERM");
+            worker.exit_code().await;
         }
-        pause(1_500).await;
+        pause(1_000).await;
         let waiting = broker.ready().await;
         broker.purge().await;
         scene.stage.add_worker(&[]).await;

@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 use futures_util::future::LocalBoxFuture;
-use harness::faults::Setup;
-use harness::simulator::Shape;
 
-use crate::scene::Scene;
-use crate::{broker, database, network, processes, storms};
+use super::scene::Scene;
+use super::stage::Setup;
+use super::{broker, database, network, processes, storms};
+use crate::simulator::Shape;
 
 /// Breaks something, and mends it again.
 pub type Act = for<'a> fn(&'a mut Scene) -> LocalBoxFuture<'a, Result<()>>;
@@ -43,6 +43,8 @@ pub struct Fault {
     pub noticed: Noticed,
     /// Whether the soak strikes with it too.
     pub in_soak: bool,
+    /// Whether it is staged with every run of the tests: it takes seconds, and strikes no server that others use.
+    pub in_tests: bool,
 }
 
 impl Fault {
@@ -57,6 +59,15 @@ impl Fault {
             mails_doubled: 0,
             noticed: Noticed::Maybe,
             in_soak: true,
+            in_tests: true,
+        }
+    }
+
+    /// It strikes a whole server, or takes long.
+    const fn seldom(self) -> Self {
+        Self {
+            in_tests: false,
+            ..self
         }
     }
 
@@ -133,6 +144,7 @@ pub const FAULTS: &[Fault] = &[
         "worker frozen past its lock, then thawed",
         processes::freeze_worker,
     )
+    .seldom()
     .accepted()
     .over(120, 10)
     .mails(8)
@@ -142,6 +154,7 @@ pub const FAULTS: &[Fault] = &[
         "worker crashes again and again on one event",
         processes::crash_loop,
     )
+    .seldom()
     .accepted()
     .over(60, 4)
     .mails(80)
@@ -154,6 +167,7 @@ pub const FAULTS: &[Fault] = &[
     )
     .accepted(),
     Fault::new("F13", "workers 1, then 8, then 2", processes::scale_workers)
+        .seldom()
         .accepted()
         .staged(processes::one_worker)
         .over(300, 10),
@@ -163,32 +177,49 @@ pub const FAULTS: &[Fault] = &[
         storms::redeliver,
     )
     .accepted(),
-    Fault::new("F15a", "broker SIGKILL, 3 s, restarted", broker::kill).accepted(),
-    Fault::new("F15b", "broker restarted cleanly", broker::restart).accepted(),
+    Fault::new("F15a", "broker SIGKILL, 3 s, restarted", broker::kill)
+        .seldom()
+        .accepted(),
+    Fault::new("F15b", "broker restarted cleanly", broker::restart)
+        .seldom()
+        .accepted(),
     Fault::new("F15c", "broker frozen for 8 s", broker::freeze)
+        .seldom()
         .accepted()
         .over(160, 10),
-    Fault::new("F15d", "close_all_connections", broker::close_connections).accepted(),
+    Fault::new("F15d", "close_all_connections", broker::close_connections)
+        .seldom()
+        .accepted(),
     Fault::new("F16", "broker away for 20 s", broker::away)
+        .seldom()
         .accepted()
         .over(400, 22),
     Fault::new("F17", "broker memory alarm for 8 s", broker::memory_alarm)
+        .seldom()
         .accepted()
         .over(160, 12),
     Fault::new("F18", "broker disk alarm for 8 s", broker::disk_alarm)
+        .seldom()
         .accepted()
         .over(160, 12),
     Fault::new("F19a", "queue purged", broker::purge).accepted(),
     Fault::new("F19b", "queue deleted", broker::delete_queue).accepted(),
     Fault::new("F19c", "exchange deleted", broker::delete_exchange).accepted(),
-    Fault::new("F20", "broker's data directory lost", broker::lose_disk).accepted(),
-    Fault::new("F23a", "database restarted", database::restart).refused(),
-    Fault::new("F23b", "database SIGKILL, every process", database::kill).refused(),
+    Fault::new("F20", "broker's data directory lost", broker::lose_disk)
+        .seldom()
+        .accepted(),
+    Fault::new("F23a", "database restarted", database::restart)
+        .seldom()
+        .refused(),
+    Fault::new("F23b", "database SIGKILL, every process", database::kill)
+        .seldom()
+        .refused(),
     Fault::new(
         "F24",
         "database read-only for 4 s (fail-over)",
         database::read_only,
     )
+    .seldom()
     .refused(),
     Fault::new(
         "F25",
@@ -210,6 +241,7 @@ pub const FAULTS: &[Fault] = &[
     ),
     Fault::new("F29", "100 ms ± 60 to database and broker", network::slow).over(80, 8),
     Fault::new("F30a", "database frozen for 6 s", database::freeze)
+        .seldom()
         .refused()
         .over(160, 8),
     Fault::new(
@@ -217,6 +249,7 @@ pub const FAULTS: &[Fault] = &[
         "black hole to the database for 8 s",
         network::database_black_hole,
     )
+    .seldom()
     .refused()
     .over(160, 10),
     Fault::new(
@@ -224,6 +257,7 @@ pub const FAULTS: &[Fault] = &[
         "black hole to the broker for 8 s",
         network::broker_black_hole,
     )
+    .seldom()
     .accepted()
     .over(160, 10),
     Fault::new(
@@ -271,6 +305,7 @@ pub const FAULTS: &[Fault] = &[
         .over(200, 3)
         .alone(),
     Fault::new("F43", "10,000 slow connections", storms::slow_connections)
+        .seldom()
         .accepted()
         .staged(storms::many_connections)
         .over(120, 10)

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use harness::faults::{Setup, variable};
 
-use crate::scene::{Scene, pause};
+use super::scene::{Scene, pause};
+use super::{Setup, variable};
 
 const ROUNDS: usize = 3;
-const OLD_SECRET: &str = harness::stripe::SECRET;
+const OLD_SECRET: &str = crate::stripe::SECRET;
 const NEW_SECRET: &str = "whsec_rotated";
 
 /// One after the other, under load.

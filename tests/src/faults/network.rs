@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::Result;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use harness::Proxy;
 
-use crate::scene::{Scene, pause};
+use super::scene::{Scene, pause};
+use crate::Proxy;
 
 fn all(scene: &Scene) -> impl Iterator<Item = &Proxy> {
     scene.to_database().into_iter().chain(scene.to_broker())

@@ -4,7 +4,7 @@ use anyhow::Result;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 
-use crate::scene::{Scene, pause};
+use super::scene::{Scene, pause};
 
 async fn down_for(scene: &mut Scene, how: &str, milliseconds: u64) -> Result<()> {
     scene.operator.run(how).await?;
@@ -97,17 +97,24 @@ pub fn no_connections(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     .boxed_local()
 }
 
-/// Every insert of an event fails as on a full disk.
+/// Every insert of an event or an attempt fails as on a full disk.
 pub fn disk_full(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
-        let on = "CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        let fail = "CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                 RAISE EXCEPTION 'could not extend file: no space left on device' USING ERRCODE = '53100';
-            END $$;
-            CREATE TRIGGER disk_full BEFORE INSERT ON webhook_events EXECUTE FUNCTION disk_full();
-            CREATE TRIGGER disk_full BEFORE INSERT ON event_attempts EXECUTE FUNCTION disk_full()";
-        execute(scene, &[on]).await?;
+            END $$";
+        execute(scene, &[fail]).await?;
+        for table in ["webhook_events", "event_attempts"] {
+            let trigger = format!(
+                "CREATE TRIGGER disk_full BEFORE INSERT ON {table} EXECUTE FUNCTION disk_full()"
+            );
+            take_step(scene, &trigger).await?;
+        }
         pause(3_000).await;
-        execute(scene, &["DROP FUNCTION disk_full CASCADE"]).await
+        for table in ["webhook_events", "event_attempts"] {
+            take_step(scene, &format!("DROP TRIGGER disk_full ON {table}")).await?;
+        }
+        execute(scene, &["DROP FUNCTION disk_full"]).await
     }
     .boxed_local()
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use futures_util::future::LocalBoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
-use harness::broker::Broker;
-use harness::faults::{Setup, variable};
-use harness::stripe;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::scene::{Scene, pause};
+use super::scene::{Scene, pause};
+use super::{Setup, variable};
+use crate::broker::Broker;
+use crate::stripe;
 
 const COPIES: usize = 1_000;
 const AT_A_TIME: usize = 64;

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use harness::Proxy;
-use harness::faults::{Setup, Stage, variable};
-use harness::simulator::{Load, Plan};
 
-use crate::operator::Operator;
+use super::operator::Operator;
+use super::stage::{Setup, Stage, variable};
+use crate::Proxy;
+use crate::simulator::{Load, Plan};
 
 /// Where a fault strikes.
 pub struct Scene {
@@ -34,7 +34,7 @@ impl Scene {
     pub async fn open(operator: Operator, setup: Setup, plan: Plan) -> Self {
         let (gateways, workers) = (setup.gateways, setup.workers);
         let mut stage = Stage::empty(setup).await;
-        let amqp = harness::amqp_url();
+        let amqp = crate::bed::amqp_url();
         let (gateway_database, gateway_url) = Proxy::before(&stage.bed.gateway_url()).await;
         let (worker_database, worker_url) = Proxy::before(&stage.bed.worker_url()).await;
         let (gateway_broker, gateway_amqp) = Proxy::before(&amqp).await;
