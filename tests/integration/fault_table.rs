@@ -7,6 +7,7 @@ use harness::faults::{FAULTS, Fault, Operator, Row, staged};
 const AT_A_TIME: usize = 6;
 const LOAD: (usize, u64) = (40, 3);
 
+#[ignore = "takes minutes where processors are shared: ask for it with --ignored"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn faults_that_take_seconds_lose_nothing_and_repeat_nothing() {
     let seed = rand::random_range(1..1_000_000);

@@ -43,7 +43,7 @@ pub struct Fault {
     pub noticed: Noticed,
     /// Whether the soak strikes with it too.
     pub in_soak: bool,
-    /// Whether it is staged with every run of the tests: it takes seconds, and strikes no server that others use.
+    /// Whether a test stages it too: it takes seconds, and strikes no server that others use.
     pub in_tests: bool,
 }
 
