@@ -326,6 +326,11 @@ postgres_create() {
 postgres_launch() {
   free_ports 1
   PG_PORT=$REPLY
+  postgres_run
+}
+
+# Again on the same port, with the same data.
+postgres_run() {
   launch PG_PID "$RUN_DIR/postgres.log" "${AS_POSTGRES[@]}" "$PG_BIN/postgres" -D "$RUN_DIR/postgres/data" \
     -p "$PG_PORT" -k "$RUN_DIR/postgres" -c listen_addresses=127.0.0.1 -c max_connections=400
 }
@@ -398,6 +403,11 @@ rabbit_launch() {
   free_ports 16
   RABBIT_PORT=$REPLY
   rabbit_env "$RABBIT_PORT"
+  rabbit_run
+}
+
+# Again on the same ports, with the same data.
+rabbit_run() {
   # Without an epmd of ours the node would start one that outlives it.
   launch EPMD_PID "$RUN_DIR/rabbitmq.log" epmd -port "$((RABBIT_PORT + 2))" -address 127.0.0.1
   # shellcheck disable=SC2016 # expanded by the inner shell

@@ -88,6 +88,7 @@ impl Lane {
     }
 
     async fn publish(&self, batch: &[Committed]) {
+        shared::failpoint!("gateway.before_publish");
         let publishes = batch.iter().map(|row| self.publisher.publish(&row.message));
         let results = join_all(publishes).await;
         let mut confirmed = Vec::with_capacity(batch.len());
@@ -96,6 +97,9 @@ impl Lane {
                 Ok(()) => confirmed.push(row.outbox_id),
                 Err(error) => debug!(event_id = row.message.event_id, %error, "left to the relay"),
             }
+        }
+        if !confirmed.is_empty() {
+            shared::failpoint!("gateway.after_confirm");
         }
         self.metrics.published("confirmed", confirmed.len());
         self.metrics

@@ -124,6 +124,7 @@ impl Service {
         let body = timeout_at(deadline, self.read(body))
             .await
             .map_err(|_| Rejection::SlowBody)??;
+        shared::failpoint!("gateway.after_read");
         self.verify(&head.headers, &body)
             .map_err(|cause| self.count_failure(peer, cause))?;
         let envelope = Envelope::read(&body).map_err(Rejection::InvalidPayload)?;

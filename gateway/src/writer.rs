@@ -129,7 +129,10 @@ impl Writer {
                 traceparent: event.trace.traceparent(),
             })
             .collect();
-        self.store.insert(&rows).await
+        shared::failpoint!("gateway.before_insert");
+        let stored = self.store.insert(&rows).await?;
+        shared::failpoint!("gateway.after_commit");
+        Ok(stored)
     }
 
     /// Answers first: the broker can wait.

@@ -4,8 +4,11 @@
 
 mod alerting;
 mod architecture;
+mod bad_input;
 mod config;
 mod console;
+mod crashes;
+mod fault_table;
 mod faults;
 mod fulfillment;
 mod gateway;

@@ -58,6 +58,18 @@ impl TestBed {
         bed
     }
 
+    /// Connects again, after the server was restarted.
+    pub async fn reconnect(&mut self) {
+        let config = database(&self.name, None);
+        self.db = eventually("the database is back", async || {
+            let (client, connection) = config.connect(NoTls).await.ok()?;
+            tokio::spawn(connection);
+            Some(Connected(client))
+        })
+        .await
+        .0;
+    }
+
     /// Prepended to exchange and queue names.
     pub fn prefix(&self) -> String {
         format!("{}.", self.name)
@@ -250,6 +262,15 @@ fn database(name: &str, login: Option<&str>) -> Config {
         config.user(login).password(PASSWORD);
     }
     config
+}
+
+/// A client of `tokio_postgres` cannot be printed.
+struct Connected(Client);
+
+impl std::fmt::Debug for Connected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a client")
+    }
 }
 
 /// As a URL, for the services.

@@ -14,6 +14,7 @@ use crate::stripe::SECRET;
 use crate::{TestBed, eventually, stripe};
 
 static DIRECTORY: OnceCell<PathBuf> = OnceCell::const_new();
+static FAILPOINTS: OnceCell<()> = OnceCell::const_new();
 
 /// A program, built from the tree under test.
 pub async fn program(name: &str) -> Command {
@@ -32,17 +33,52 @@ pub async fn program(name: &str) -> Command {
     command
 }
 
-/// `cargo test` builds the libraries only.
+/// The gateway or the worker with fail-points.
+pub async fn program_with_failpoints(name: &str) -> Command {
+    FAILPOINTS.get_or_init(build_failpoints).await;
+    program(&format!("{name}-failpoints")).await
+}
+
+/// `cargo test` builds the libraries only. The runner of the fault table stands beside programs that are built.
 async fn build() -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    if let Some(beside) = this
+        .parent()
+        .filter(|folder| folder.join("gateway").exists())
+    {
+        return beside.to_owned();
+    }
+    cargo_build(&["--workspace", "--bins"]).await;
+    this.ancestors().nth(2).unwrap().to_owned()
+}
+
+async fn build_failpoints() {
+    let this = std::env::current_exe().unwrap();
+    if this
+        .parent()
+        .is_none_or(|folder| !folder.join("gateway-failpoints").exists())
+    {
+        let wanted = ["--bin=gateway-failpoints", "--bin=worker-failpoints"];
+        // The whole workspace, as for the usual programs: else cargo builds what both share anew each time.
+        cargo_build(&[
+            "--workspace",
+            "--features=tests/failpoints",
+            wanted[0],
+            wanted[1],
+        ])
+        .await;
+    }
+}
+
+async fn cargo_build(what: &[&str]) {
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--locked", "--workspace", "--bins"])
+        .args(["build", "--quiet", "--locked"])
+        .args(what)
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .status()
         .await
         .expect("cargo runs");
     assert!(built.success(), "the programs must build");
-    let test = std::env::current_exe().unwrap();
-    test.ancestors().nth(2).unwrap().to_owned()
 }
 
 /// What a command did.
@@ -132,21 +168,48 @@ pub struct Process {
     pub admin_address: SocketAddr,
 }
 
+/// How to start a service.
+#[derive(Clone, Copy, Default)]
+pub struct Launch<'a> {
+    /// With fail-points.
+    pub armed: bool,
+    /// It is not expected to become ready, only to live.
+    pub unready: bool,
+    /// They come after the usual ones and win; an empty one is unset.
+    pub variables: &'a [(&'a str, &'a str)],
+}
+
 impl Process {
     /// Starts a gateway under its role. `variables` come after the usual ones and win.
     pub async fn gateway(bed: &TestBed, variables: &[(&str, &str)]) -> Self {
-        Self::start(bed, "gateway", &bed.gateway_url(), variables).await
+        let launch = Launch {
+            variables,
+            ..Launch::default()
+        };
+        Self::launch(bed, "gateway", launch).await
     }
 
     /// Starts a worker under its role.
     pub async fn worker(bed: &TestBed, variables: &[(&str, &str)]) -> Self {
-        Self::start(bed, "worker", &bed.worker_url(), variables).await
+        let launch = Launch {
+            variables,
+            ..Launch::default()
+        };
+        Self::launch(bed, "worker", launch).await
     }
 
-    async fn start(bed: &TestBed, name: &str, url: &str, variables: &[(&str, &str)]) -> Self {
+    /// Starts a gateway or a worker, and waits until it is ready, or at least alive.
+    pub async fn launch(bed: &TestBed, name: &str, launch: Launch<'_>) -> Self {
         let (address, admin_address) = (free_address(), free_address());
         let log = bed.path(&format!("{name}.{}.log", admin_address.port()));
-        let mut command = program(name).await;
+        let mut command = match launch.armed {
+            true => program_with_failpoints(name).await,
+            false => program(name).await,
+        };
+        let url = match name {
+            "gateway" => bed.gateway_url(),
+            _ => bed.worker_url(),
+        };
         command
             .env("DATABASE_URL", url)
             .env("AMQP_URL", amqp_url())
@@ -158,26 +221,48 @@ impl Process {
             .env("WORKER_BACKOFF_BASE", "20ms")
             .env("MAIL_DIR", bed.mail_dir())
             .stdout(std::fs::File::create(&log).unwrap());
-        for (name, value) in variables {
+        if launch.armed {
+            command.stderr(Stdio::null());
+        }
+        for (name, value) in launch.variables {
             if value.is_empty() {
                 command.env_remove(name)
             } else {
                 command.env(name, value)
             };
         }
-        let process = Self {
+        let mut process = Self {
             child: command.spawn().unwrap(),
             log,
             address,
             admin_address,
         };
-        eventually(&format!("the {name} is ready"), async || {
-            let url = format!("http://{admin_address}/readyz");
-            let answer = stripe::client().get(url).send().await.ok()?;
-            answer.status().is_success().then_some(())
+        let path = if launch.unready { "livez" } else { "readyz" };
+        eventually(&format!("/{path} of the {name} is 200"), async || {
+            let died_of_a_trap = launch.armed && process.has_ended();
+            (died_of_a_trap || process.answers(path).await).then_some(())
         })
         .await;
         process
+    }
+
+    /// Whether a path of the admin listener answers with 200.
+    pub async fn answers(&self, path: &str) -> bool {
+        let url = format!("http://{}/{path}", self.admin_address);
+        let answer = stripe::client().get(url).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
+    }
+
+    /// Memory that it holds, in KiB.
+    pub fn memory_kib(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()?)).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Its log lines, which are JSON.

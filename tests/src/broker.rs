@@ -142,6 +142,16 @@ impl Broker {
             .unwrap();
     }
 
+    /// Deletes the exchange that events enter.
+    pub async fn delete_exchange(&self) {
+        let exchange = self.topology.events.clone();
+        self.channel()
+            .await
+            .exchange_delete(exchange, ExchangeDeleteOptions::default())
+            .await
+            .unwrap();
+    }
+
     /// Deletes the work queue.
     pub async fn delete_queue(&self) {
         let queue = self.topology.fulfillment.clone();

@@ -1,7 +1,8 @@
-//! A TCP proxy in front of a dependency, which cuts it off or freezes it.
+//! A TCP proxy in front of a dependency, which cuts it off, freezes it, slows it down or breaks its connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,13 +19,27 @@ enum Mode {
     Frozen,
     /// Bytes pass only from the dependency to the client.
     Deaf,
+    /// Bytes pass only from the client to the dependency.
+    Mute,
+    /// The client's half of each connection is closed; the dependency may go on talking.
+    HalfClosed,
+    /// Each piece is late by the first, and up to the second more or less.
+    Slow(Duration, Duration),
+    /// Pieces of so many bytes pass one by one.
+    Sliced(usize),
+}
+
+/// What all connections listen to.
+struct Switch {
+    mode: watch::Sender<Mode>,
+    resets: watch::Sender<u64>,
 }
 
 /// A running proxy; it ends with the test's runtime.
 pub struct Proxy {
     /// Where it listens.
     pub address: SocketAddr,
-    mode: Arc<watch::Sender<Mode>>,
+    switch: Arc<Switch>,
 }
 
 impl Proxy {
@@ -33,40 +48,68 @@ impl Proxy {
         let target = host_and_port(url);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mode = Arc::new(watch::channel(Mode::Open).0);
-        let modes = mode.clone();
+        let switch = Arc::new(Switch {
+            mode: watch::channel(Mode::Open).0,
+            resets: watch::channel(0).0,
+        });
+        let shared = switch.clone();
         tokio::spawn({
             let target = target.clone();
             async move {
                 while let Ok((client, _)) = listener.accept().await {
-                    tokio::spawn(connect(client, target.clone(), modes.clone()));
+                    tokio::spawn(connect(client, target.clone(), shared.clone()));
                 }
             }
         });
         (
-            Self { address, mode },
+            Self { address, switch },
             url.replacen(&target, &address.to_string(), 1),
         )
     }
 
     /// Closes every connection, and new ones at once.
     pub fn cut(&self) {
-        self.mode.send_replace(Mode::Cut);
+        self.switch.mode.send_replace(Mode::Cut);
+    }
+
+    /// Resets every connection; new ones pass.
+    pub fn reset(&self) {
+        self.switch.resets.send_modify(|resets| *resets += 1);
     }
 
     /// Keeps connections without letting a byte pass.
     pub fn freeze(&self) {
-        self.mode.send_replace(Mode::Frozen);
+        self.switch.mode.send_replace(Mode::Frozen);
     }
 
     /// Lets nothing pass from the client.
     pub fn deafen(&self) {
-        self.mode.send_replace(Mode::Deaf);
+        self.switch.mode.send_replace(Mode::Deaf);
+    }
+
+    /// Lets nothing pass from the dependency: what it does is never told.
+    pub fn mute(&self) {
+        self.switch.mode.send_replace(Mode::Mute);
+    }
+
+    /// Tells the dependency that clients have no more to say, and lets nothing pass from them.
+    pub fn half_close(&self) {
+        self.switch.mode.send_replace(Mode::HalfClosed);
+    }
+
+    /// Delays every piece.
+    pub fn slow(&self, latency: Duration, jitter: Duration) {
+        self.switch.mode.send_replace(Mode::Slow(latency, jitter));
+    }
+
+    /// Lets pieces of so many bytes pass one by one.
+    pub fn slice(&self, bytes: usize) {
+        self.switch.mode.send_replace(Mode::Sliced(bytes));
     }
 
     /// Lets bytes pass again.
     pub fn open(&self) {
-        self.mode.send_replace(Mode::Open);
+        self.switch.mode.send_replace(Mode::Open);
     }
 }
 
@@ -84,40 +127,91 @@ fn host_and_port(url: &str) -> String {
         .to_owned()
 }
 
-async fn connect(client: TcpStream, target: String, mode: Arc<watch::Sender<Mode>>) {
+async fn connect(mut client: TcpStream, target: String, switch: Arc<Switch>) {
+    let (mut mode, mut resets) = (switch.mode.subscribe(), switch.resets.subscribe());
     if *mode.borrow() == Mode::Cut {
         return;
     }
-    let Ok(server) = TcpStream::connect(target).await else {
+    let Ok(mut server) = TcpStream::connect(target).await else {
         return;
     };
-    let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
-    let mut cut = mode.subscribe();
-    tokio::select! {
-        () = pass(from_client, to_server, mode.subscribe(), &[Mode::Open]) => {}
-        () = pass(from_server, to_client, mode.subscribe(), &[Mode::Open, Mode::Deaf]) => {}
-        _ = cut.wait_for(|mode| *mode == Mode::Cut) => {}
+    let reset = {
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
+        tokio::select! {
+            () = pass(from_client, to_server, switch.mode.subscribe(), true) => false,
+            () = pass(from_server, to_client, switch.mode.subscribe(), false) => false,
+            _ = mode.wait_for(|mode| *mode == Mode::Cut) => false,
+            _ = resets.changed() => true,
+        }
+    };
+    if reset {
+        let _ = client.set_zero_linger();
+        let _ = server.set_zero_linger();
     }
 }
 
-/// Copies while the mode is one of `passing`.
+/// Copies as the mode says, until one side ends.
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut mode: watch::Receiver<Mode>,
-    passing: &[Mode],
+    of_client: bool,
 ) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
-        let Ok(length @ 1..) = from.read(&mut buffer).await else {
+        let read = tokio::select! {
+            read = from.read(&mut buffer) => read.ok(),
+            () = until_half_closed(&mut mode, of_client) => None,
+        };
+        let Some(length @ 1..) = read else {
+            if *mode.borrow() == Mode::HalfClosed {
+                let _ = to.shutdown().await;
+                return std::future::pending().await;
+            }
             return;
         };
-        if mode.wait_for(|mode| passing.contains(mode)).await.is_err() {
+        let held = |mode: &Mode| match mode {
+            Mode::Frozen => true,
+            Mode::Deaf | Mode::HalfClosed => of_client,
+            Mode::Mute => !of_client,
+            _ => false,
+        };
+        let now = match mode.wait_for(|mode| !held(mode)).await {
+            Ok(now) => *now,
+            Err(_) => return,
+        };
+        if write(&mut to, &buffer[..length], now).await.is_err() {
             return;
         }
-        if to.write_all(&buffer[..length]).await.is_err() {
-            return;
+    }
+}
+
+async fn until_half_closed(mode: &mut watch::Receiver<Mode>, of_client: bool) {
+    let _ = mode
+        .wait_for(|mode| of_client && *mode == Mode::HalfClosed)
+        .await;
+}
+
+async fn write(
+    to: &mut (impl AsyncWrite + Unpin),
+    bytes: &[u8],
+    mode: Mode,
+) -> std::io::Result<()> {
+    match mode {
+        Mode::Slow(latency, jitter) => {
+            let span = jitter.mul_f64(rand::random_range(0.0..2.0));
+            tokio::time::sleep((latency + span).saturating_sub(jitter)).await;
+            to.write_all(bytes).await
         }
+        Mode::Sliced(size) => {
+            for slice in bytes.chunks(size.max(1)) {
+                to.write_all(slice).await?;
+                to.flush().await?;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Ok(())
+        }
+        _ => to.write_all(bytes).await,
     }
 }

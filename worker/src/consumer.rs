@@ -159,6 +159,9 @@ impl ConsumerLoop {
             .message_id()
             .as_ref()
             .map(ShortString::as_str);
+        if shared::sabotaged!("late_ack") {
+            let _ = delivery.ack(BasicAckOptions::default()).await;
+        }
         let span = info_span!("process", message_id);
         trace.adopt(&span);
         let verdict = async {
@@ -196,7 +199,10 @@ impl ConsumerLoop {
                     Err(_) => return Verdict::DeadLetter,
                 }
             } else {
-                self.recorder.record(&delivery.data, trace).await
+                shared::failpoint!("recorder.before_record");
+                let recorded = self.recorder.record(&delivery.data, trace).await;
+                shared::failpoint!("recorder.after_record");
+                recorded
             };
             match handled {
                 Ok(Handled::Attempted | Handled::NotDue) => return Verdict::Ack,

@@ -70,6 +70,9 @@ impl Mailer {
             emails::claim(client, BATCH).await
         })
         .await?;
+        if !due.is_empty() {
+            shared::failpoint!("mailer.after_claim");
+        }
         for result in join_all(due.iter().map(|email| self.deliver(email))).await {
             result?;
         }
@@ -88,6 +91,7 @@ impl Mailer {
         };
         match tokio::time::timeout(SEND_TIMEOUT, self.outlet.send(&name, mail)).await {
             Ok(Ok(())) => {
+                shared::failpoint!("mailer.after_send");
                 info!(
                     email_id = email.id,
                     kind = kind.as_str(),

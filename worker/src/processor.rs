@@ -129,6 +129,7 @@ impl Processor {
             Err(StoreError::Conflict(_)) => return Ok(Handled::Busy),
             Err(error) => return Err(error),
         };
+        shared::failpoint!("worker.after_lock", event_id);
         if !locked.due {
             return Ok(Handled::NotDue);
         }
@@ -143,7 +144,9 @@ impl Processor {
                 if !finished {
                     return Ok(Handled::NotDue);
                 }
+                shared::failpoint!("worker.before_commit");
                 tx.commit().await?;
+                shared::failpoint!("worker.after_commit");
                 self.tell(&run, outcome);
                 Ok(Handled::Attempted)
             }
@@ -171,7 +174,12 @@ impl Processor {
             self.metrics.wrong_mode();
             return Ok(Outcome::Ignored("wrong_mode"));
         }
-        let handling = AssertUnwindSafe(async { handler.handle(event, tx).await }).catch_unwind();
+        let handling = AssertUnwindSafe(async {
+            let result = handler.handle(event, tx).await;
+            shared::failpoint!("worker.in_handler", &event.id);
+            result
+        });
+        let handling = handling.catch_unwind();
         match tokio::time::timeout(HANDLER_TIMEOUT, handling).await {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => Err(Failure::transient("panic", panic_message(panic.as_ref()))),

@@ -73,7 +73,7 @@ impl Relay {
 
     /// Publishes one batch. While the broker takes nothing, nothing is claimed.
     pub async fn run_once(&self) -> Result<Relayed, StoreError> {
-        if !self.publisher.is_connected() {
+        if !self.publisher.is_connected() || shared::sabotaged!("relay") {
             return Ok(Relayed {
                 claimed: 0,
                 failed: 0,
@@ -89,7 +89,9 @@ impl Relay {
                 failed: 0,
             });
         }
+        shared::failpoint!("relay.after_claim");
         let published = join_all(rows.iter().map(|row| self.publish(row))).await;
+        shared::failpoint!("relay.after_publish");
         let ids = |wanted: bool| -> Vec<i64> {
             rows.iter()
                 .zip(&published)

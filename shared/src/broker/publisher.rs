@@ -154,6 +154,9 @@ impl Session {
             )
             .await
             .map_err(|_| PublishError::Lost)?;
+        if crate::sabotaged!("confirm") {
+            return Ok(());
+        }
         match confirm.await {
             Ok(Confirmation::Ack(None)) if !self.returned.load(Ordering::Acquire) => Ok(()),
             Ok(Confirmation::Ack(_)) => {

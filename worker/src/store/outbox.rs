@@ -14,14 +14,15 @@ pub struct OutboxRow {
     pub wanted: bool,
 }
 
-/// Takes rows that are due, for half a minute: a relay that dies meanwhile leaves them to the others. No transaction is
+/// Takes rows that are due, for ten seconds: a relay that dies meanwhile, or whose claim the database carries out after
+/// the relay has given up on it, leaves them to the others. No transaction is
 /// held while they are published.
 pub async fn claim(client: &impl GenericClient, most: i64) -> Result<Vec<OutboxRow>, StoreError> {
     const CLAIM: &str = "
         WITH due AS (
             SELECT id, event_id FROM outbox WHERE available_at <= now() ORDER BY available_at LIMIT $1 FOR UPDATE SKIP LOCKED
         )
-        UPDATE outbox SET available_at = now() + interval '30 seconds'
+        UPDATE outbox SET available_at = now() + interval '10 seconds'
         FROM due LEFT JOIN webhook_events event ON event.id = due.event_id
         WHERE outbox.id = due.id
         RETURNING outbox.id, outbox.event_id, coalesce(event.type, '') AS type, outbox.traceparent,

@@ -1,0 +1,341 @@
+//! Every fault of the table.
+
+use anyhow::Result;
+use futures_util::future::LocalBoxFuture;
+
+use super::scene::Scene;
+use super::stage::Setup;
+use super::{broker, database, network, processes, storms};
+use crate::simulator::Shape;
+
+/// Breaks something, and mends it again.
+pub type Act = for<'a> fn(&'a mut Scene) -> LocalBoxFuture<'a, Result<()>>;
+
+/// Whether senders may notice.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Noticed {
+    /// Every delivery must be answered with 200 at once.
+    Never,
+    /// Perhaps.
+    Maybe,
+    /// A row in which no delivery fails did not strike.
+    Always,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy)]
+pub struct Fault {
+    /// `F15a`; the letters tell variants apart.
+    pub id: &'static str,
+    /// What is done.
+    pub title: &'static str,
+    /// Does it.
+    pub act: Act,
+    /// What stands on the stage.
+    pub setup: fn() -> Setup,
+    /// Orders sent, over so many seconds.
+    pub load: (usize, u64),
+    /// Which events.
+    pub shape: Shape,
+    /// Mails that may go out twice: those that killed workers had under way.
+    pub mails_doubled: usize,
+    /// Whether senders may notice.
+    pub noticed: Noticed,
+    /// Whether the soak strikes with it too.
+    pub in_soak: bool,
+    /// Whether a test stages it too: it takes seconds, and strikes no server that others use.
+    pub in_tests: bool,
+}
+
+impl Fault {
+    const fn new(id: &'static str, title: &'static str, act: Act) -> Self {
+        Self {
+            id,
+            title,
+            act,
+            setup: Setup::default,
+            load: (120, 6),
+            shape: Shape::Mixed,
+            mails_doubled: 0,
+            noticed: Noticed::Maybe,
+            in_soak: true,
+            in_tests: true,
+        }
+    }
+
+    /// It strikes a whole server, or takes long.
+    const fn seldom(self) -> Self {
+        Self {
+            in_tests: false,
+            ..self
+        }
+    }
+
+    /// The gateway must not be affected.
+    const fn accepted(self) -> Self {
+        Self {
+            noticed: Noticed::Never,
+            ..self
+        }
+    }
+
+    /// The gateway must be affected: else nothing was broken.
+    const fn refused(self) -> Self {
+        Self {
+            noticed: Noticed::Always,
+            ..self
+        }
+    }
+
+    const fn mails(self, mails_doubled: usize) -> Self {
+        Self {
+            mails_doubled,
+            ..self
+        }
+    }
+
+    const fn over(self, orders: usize, seconds: u64) -> Self {
+        Self {
+            load: (orders, seconds),
+            ..self
+        }
+    }
+
+    const fn shaped(self, shape: Shape) -> Self {
+        Self { shape, ..self }
+    }
+
+    const fn staged(self, setup: fn() -> Setup) -> Self {
+        Self { setup, ..self }
+    }
+
+    /// It changes what the other faults of a soak count on.
+    const fn alone(self) -> Self {
+        Self {
+            in_soak: false,
+            ..self
+        }
+    }
+}
+
+/// All of them but the crashes, which are staged by themselves.
+pub const FAULTS: &[Fault] = &[
+    Fault::new(
+        "F01c",
+        "gateway SIGKILL, three times",
+        processes::kill_gateway,
+    )
+    .refused(),
+    Fault::new(
+        "F05",
+        "commit done, its answer lost",
+        database::lose_replies,
+    )
+    .refused(),
+    Fault::new(
+        "F06d",
+        "worker SIGKILL, three times",
+        processes::kill_worker,
+    )
+    .accepted()
+    .mails(24),
+    Fault::new(
+        "F09",
+        "worker frozen past its lock, then thawed",
+        processes::freeze_worker,
+    )
+    .seldom()
+    .accepted()
+    .over(120, 10)
+    .mails(8)
+    .alone(),
+    Fault::new(
+        "F10",
+        "worker crashes again and again on one event",
+        processes::crash_loop,
+    )
+    .seldom()
+    .accepted()
+    .over(60, 4)
+    .mails(80)
+    .alone(),
+    Fault::new("F11", "worker SIGTERM", processes::terminate_worker).accepted(),
+    Fault::new(
+        "F12",
+        "every worker restarted in turn",
+        processes::roll_workers,
+    )
+    .accepted(),
+    Fault::new("F13", "workers 1, then 8, then 2", processes::scale_workers)
+        .seldom()
+        .accepted()
+        .staged(processes::one_worker)
+        .over(300, 10),
+    Fault::new(
+        "F14",
+        "every message delivered three more times",
+        storms::redeliver,
+    )
+    .accepted(),
+    Fault::new("F15a", "broker SIGKILL, 3 s, restarted", broker::kill)
+        .seldom()
+        .accepted(),
+    Fault::new("F15b", "broker restarted cleanly", broker::restart)
+        .seldom()
+        .accepted(),
+    Fault::new("F15c", "broker frozen for 8 s", broker::freeze)
+        .seldom()
+        .accepted()
+        .over(160, 10),
+    Fault::new("F15d", "close_all_connections", broker::close_connections)
+        .seldom()
+        .accepted(),
+    Fault::new("F16", "broker away for 20 s", broker::away)
+        .seldom()
+        .accepted()
+        .over(400, 22),
+    Fault::new("F17", "broker memory alarm for 8 s", broker::memory_alarm)
+        .seldom()
+        .accepted()
+        .over(160, 12),
+    Fault::new("F18", "broker disk alarm for 8 s", broker::disk_alarm)
+        .seldom()
+        .accepted()
+        .over(160, 12),
+    Fault::new("F19a", "queue purged", broker::purge).accepted(),
+    Fault::new("F19b", "queue deleted", broker::delete_queue).accepted(),
+    Fault::new("F19c", "exchange deleted", broker::delete_exchange).accepted(),
+    Fault::new("F20", "broker's data directory lost", broker::lose_disk)
+        .seldom()
+        .accepted(),
+    Fault::new("F23a", "database restarted", database::restart)
+        .seldom()
+        .refused(),
+    Fault::new("F23b", "database SIGKILL, every process", database::kill)
+        .seldom()
+        .refused(),
+    Fault::new(
+        "F24",
+        "database read-only for 4 s (fail-over)",
+        database::read_only,
+    )
+    .seldom()
+    .refused(),
+    Fault::new(
+        "F25",
+        "database takes no more connections",
+        database::no_connections,
+    )
+    .refused(),
+    Fault::new(
+        "F26",
+        "database reports disk full (53100)",
+        database::disk_full,
+    )
+    .refused(),
+    Fault::new("F27", "a table locked for 5 s", database::lock_table).accepted(),
+    Fault::new(
+        "F28",
+        "all backends terminated, five times",
+        database::terminate_backends,
+    ),
+    Fault::new("F29", "100 ms ± 60 to database and broker", network::slow).over(80, 8),
+    Fault::new("F30a", "database frozen for 6 s", database::freeze)
+        .seldom()
+        .refused()
+        .over(160, 8),
+    Fault::new(
+        "F30b",
+        "black hole to the database for 8 s",
+        network::database_black_hole,
+    )
+    .seldom()
+    .refused()
+    .over(160, 10),
+    Fault::new(
+        "F30c",
+        "black hole to the broker for 8 s",
+        network::broker_black_hole,
+    )
+    .seldom()
+    .accepted()
+    .over(160, 10),
+    Fault::new(
+        "F31a",
+        "gateway from broker, flapping",
+        network::flap_broker,
+    )
+    .accepted(),
+    Fault::new(
+        "F31b",
+        "worker from database, flapping",
+        network::flap_database,
+    )
+    .accepted(),
+    Fault::new(
+        "F32a",
+        "slices of 7 bytes to database and broker",
+        network::slice,
+    )
+    .over(40, 6),
+    Fault::new("F32b", "connections reset, five times", network::reset),
+    Fault::new(
+        "F32c",
+        "half-closed connections to database and broker",
+        network::half_close,
+    ),
+    Fault::new("F33", "sender's clock off by up to 290 s", storms::skew).accepted(),
+    Fault::new(
+        "F34",
+        "one event 1,000 times, 64 at a time",
+        storms::duplicates,
+    )
+    .accepted(),
+    Fault::new(
+        "F35",
+        "each payment told by three types at once",
+        storms::nothing,
+    )
+    .accepted()
+    .shaped(Shape::Thrice)
+    .alone(),
+    Fault::new("F36", "life cycles in a random order", storms::nothing)
+        .accepted()
+        .shaped(Shape::Shuffled)
+        .over(200, 3)
+        .alone(),
+    Fault::new("F43", "10,000 slow connections", storms::slow_connections)
+        .seldom()
+        .accepted()
+        .staged(storms::many_connections)
+        .over(120, 10)
+        .alone(),
+    Fault::new("F44", "secret rotated under load", processes::rotate_secret)
+        .accepted()
+        .staged(processes::secret_in_a_file)
+        .alone(),
+    Fault::new(
+        "F45",
+        "both gateways restarted in turn",
+        processes::roll_gateways,
+    )
+    .staged(processes::two_gateways),
+    Fault::new(
+        "F46",
+        "columns and an index added and dropped",
+        database::migrate,
+    )
+    .accepted(),
+    Fault::new("F52a", "mail server refuses", storms::mail_refused).accepted(),
+    Fault::new(
+        "F52b",
+        "mail server takes mails without saying so",
+        storms::mail_dropped,
+    )
+    .accepted()
+    .mails(8),
+    Fault::new("F55", "collector of traces away", storms::nothing)
+        .accepted()
+        .staged(storms::no_collector)
+        .alone(),
+];

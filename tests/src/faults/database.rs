@@ -1,0 +1,176 @@
+//! PostgreSQL restarted, killed, frozen, read-only, full.
+
+use anyhow::Result;
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+
+use super::scene::{Scene, pause};
+
+async fn down_for(scene: &mut Scene, how: &str, milliseconds: u64) -> Result<()> {
+    scene.operator.run(how).await?;
+    let told = scene.until_unready().await;
+    pause(milliseconds).await;
+    scene.operator.run("database start").await?;
+    scene.stage.bed.reconnect().await;
+    told
+}
+
+/// As by an operator.
+pub fn restart(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    down_for(scene, "database stop", 1_000).boxed_local()
+}
+
+/// As by a power cut.
+pub fn kill(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    down_for(scene, "database kill", 1_000).boxed_local()
+}
+
+/// It keeps its connections and does nothing.
+pub fn freeze(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        scene.operator.run("database freeze").await?;
+        let told = scene.until_unready().await;
+        pause(3_000).await;
+        scene.operator.run("database thaw").await?;
+        told
+    }
+    .boxed_local()
+}
+
+/// What was committed is not told.
+pub fn lose_replies(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        for _ in 0..5 {
+            scene.gateway_database.mute();
+            pause(200).await;
+            scene.gateway_database.cut();
+            pause(50).await;
+            scene.gateway_database.open();
+            pause(300).await;
+        }
+        Ok(())
+    }
+    .boxed_local()
+}
+
+async fn execute(scene: &Scene, sql: &[&str]) -> Result<()> {
+    for statement in sql {
+        scene.stage.bed.db.batch_execute(statement).await?;
+    }
+    Ok(())
+}
+
+const TERMINATE: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()";
+
+/// As a primary that was demoted.
+pub fn read_only(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        let writable = "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE";
+        let on = "ALTER SYSTEM SET default_transaction_read_only = on";
+        execute(scene, &[writable, on, "SELECT pg_reload_conf()"]).await?;
+        let told = scene.until_unready().await;
+        pause(3_000).await;
+        let off = "ALTER SYSTEM RESET default_transaction_read_only";
+        execute(scene, &[writable, off, "SELECT pg_reload_conf()"]).await?;
+        told
+    }
+    .boxed_local()
+}
+
+/// Others have taken all of them.
+pub fn no_connections(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        let database = scene
+            .stage
+            .bed
+            .text("SELECT current_database()::text")
+            .await;
+        let none = format!("ALTER DATABASE {database} CONNECTION LIMIT 0");
+        execute(scene, &[&none, TERMINATE]).await?;
+        let told = scene.until_unready().await;
+        pause(2_000).await;
+        let any = format!("ALTER DATABASE {database} CONNECTION LIMIT -1");
+        execute(scene, &[&any]).await?;
+        told
+    }
+    .boxed_local()
+}
+
+/// Every insert of an event or an attempt fails as on a full disk.
+pub fn disk_full(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        let fail = "CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                RAISE EXCEPTION 'could not extend file: no space left on device' USING ERRCODE = '53100';
+            END $$";
+        execute(scene, &[fail]).await?;
+        for table in ["webhook_events", "event_attempts"] {
+            let trigger = format!(
+                "CREATE TRIGGER disk_full BEFORE INSERT ON {table} EXECUTE FUNCTION disk_full()"
+            );
+            take_step(scene, &trigger).await?;
+        }
+        pause(3_000).await;
+        for table in ["webhook_events", "event_attempts"] {
+            take_step(scene, &format!("DROP TRIGGER disk_full ON {table}")).await?;
+        }
+        execute(scene, &["DROP FUNCTION disk_full"]).await
+    }
+    .boxed_local()
+}
+
+/// Handlers wait for it and give up; no attempt may be burnt.
+pub fn lock_table(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        let lock = "BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE";
+        execute(scene, &[lock]).await?;
+        pause(5_000).await;
+        execute(scene, &["COMMIT"]).await
+    }
+    .boxed_local()
+}
+
+/// In the middle of whatever they do.
+pub fn terminate_backends(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        for _ in 0..5 {
+            execute(scene, &[TERMINATE]).await?;
+            pause(400).await;
+        }
+        Ok(())
+    }
+    .boxed_local()
+}
+
+/// What a migration does while both versions run, one step at a time and never waiting long for a lock.
+pub fn migrate(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        execute(scene, &["SET lock_timeout = '1s'"]).await?;
+        for step in [
+            "ALTER TABLE webhook_events ADD COLUMN expanded text DEFAULT 'x'",
+            "ALTER TABLE orders ADD COLUMN expanded text DEFAULT 'x'",
+            "ALTER TABLE emails ADD COLUMN expanded text DEFAULT 'x'",
+            "CREATE INDEX CONCURRENTLY expanded_idx ON webhook_events (expanded)",
+            "UPDATE webhook_events SET expanded = id",
+            "DROP INDEX CONCURRENTLY expanded_idx",
+            "ALTER TABLE webhook_events DROP COLUMN expanded",
+            "ALTER TABLE orders DROP COLUMN expanded",
+            "ALTER TABLE emails DROP COLUMN expanded",
+        ] {
+            take_step(scene, step).await?;
+            pause(300).await;
+        }
+        execute(scene, &["RESET lock_timeout"]).await
+    }
+    .boxed_local()
+}
+
+async fn take_step(scene: &Scene, step: &str) -> Result<()> {
+    for _ in 0..10 {
+        if scene.stage.bed.db.batch_execute(step).await.is_ok() {
+            return Ok(());
+        }
+        pause(200).await;
+    }
+    execute(scene, &[step]).await
+}

@@ -1,0 +1,25 @@
+//! The fault table: a stage with the real programs as processes, what is done to them, and what came of it.
+
+mod broker;
+mod catalogue;
+pub mod crash;
+mod database;
+mod network;
+mod operator;
+mod processes;
+mod row;
+mod scene;
+mod snapshot;
+mod stage;
+mod storms;
+mod strike;
+
+pub use catalogue::{FAULTS, Fault};
+pub use operator::Operator;
+pub use row::Row;
+pub use scene::{Scene, pause};
+pub use stage::{Setup, Stage, UNREADY, variable};
+pub use strike::{staged, words};
+
+/// How many mails one worker has under way at a time: so many may go out again when it is killed.
+pub const MAILS_UNDER_WAY: usize = 8;

@@ -1,0 +1,93 @@
+//! What networks do.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+
+use super::scene::{Scene, pause};
+use crate::Proxy;
+
+fn all(scene: &Scene) -> impl Iterator<Item = &Proxy> {
+    scene.to_database().into_iter().chain(scene.to_broker())
+}
+
+async fn spell(scene: &Scene, spoil: impl Fn(&Proxy), milliseconds: u64) -> Result<()> {
+    all(scene).for_each(spoil);
+    pause(milliseconds).await;
+    all(scene).for_each(Proxy::open);
+    Ok(())
+}
+
+/// Both ways.
+pub fn slow(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    let (latency, jitter) = (Duration::from_millis(100), Duration::from_millis(60));
+    spell(scene, move |proxy| proxy.slow(latency, jitter), 5_000).boxed_local()
+}
+
+/// As through the smallest of packets.
+pub fn slice(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    spell(scene, |proxy| proxy.slice(7), 4_000).boxed_local()
+}
+
+/// The dependency hears that the client has no more to say.
+pub fn half_close(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    spell(scene, Proxy::half_close, 1_500).boxed_local()
+}
+
+/// RST on every connection.
+pub fn reset(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        for _ in 0..5 {
+            all(scene).for_each(Proxy::reset);
+            pause(400).await;
+        }
+        Ok(())
+    }
+    .boxed_local()
+}
+
+/// No byte passes, and no connection breaks.
+pub fn database_black_hole(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        scene.to_database().into_iter().for_each(Proxy::freeze);
+        let told = scene.until_unready().await;
+        pause(5_000).await;
+        scene.to_database().into_iter().for_each(Proxy::open);
+        told
+    }
+    .boxed_local()
+}
+
+/// The same before the broker.
+pub fn broker_black_hole(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        scene.to_broker().into_iter().for_each(Proxy::freeze);
+        let told = scene.until_unready().await;
+        pause(5_000).await;
+        scene.to_broker().into_iter().for_each(Proxy::open);
+        told
+    }
+    .boxed_local()
+}
+
+async fn flap(proxy: &Proxy) -> Result<()> {
+    for _ in 0..6 {
+        proxy.cut();
+        pause(300).await;
+        proxy.open();
+        pause(400).await;
+    }
+    Ok(())
+}
+
+/// Gateways lose the broker again and again.
+pub fn flap_broker(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    flap(&scene.gateway_broker).boxed_local()
+}
+
+/// Workers lose the database again and again.
+pub fn flap_database(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    flap(&scene.worker_database).boxed_local()
+}

@@ -1,0 +1,236 @@
+//! Where faults are staged: a database and broker names of its own, gateways and workers as processes under their roles,
+//! a mail server, and a sender.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::{Row, snapshot};
+use crate::TestBed;
+use crate::binaries::{Launch, Process};
+use crate::checker::{self, Allowed};
+use crate::simulator::{Load, Plan, Targets};
+use crate::smtp::MailServer;
+
+/// Everything must be final and every mail out within this time after the last acknowledgement.
+const LONGEST_END: Duration = Duration::from_secs(90);
+/// An hour without a recovery would not be noticed by anybody else.
+const LONGEST_RECOVERY: Duration = Duration::from_secs(90);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Variables of processes.
+pub type Variables = Vec<(String, String)>;
+
+/// What stands on the stage when the load begins.
+#[derive(Clone)]
+pub struct Setup {
+    /// Gateways.
+    pub gateways: usize,
+    /// Workers.
+    pub workers: usize,
+    /// For gateways, beside the usual ones.
+    pub gateway: Variables,
+    /// For workers.
+    pub worker: Variables,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            gateways: 1,
+            workers: 2,
+            gateway: Vec::new(),
+            worker: Vec::new(),
+        }
+    }
+}
+
+/// A pair for [`Variables`].
+pub fn variable(name: &str, value: &str) -> (String, String) {
+    (name.to_owned(), value.to_owned())
+}
+
+/// A running installation with a load upon it.
+pub struct Stage {
+    /// Its database and names.
+    pub bed: TestBed,
+    /// Where its mails go.
+    pub mail: MailServer,
+    /// Where its events are sent.
+    pub targets: Targets,
+    /// Its gateways.
+    pub gateways: Vec<Process>,
+    /// Its workers.
+    pub workers: Vec<Process>,
+    /// How long whatever is under way may take once the load is sent.
+    pub longest_end: Duration,
+    /// Processed events that a run must have, in percent of those sent.
+    pub progress_percent: usize,
+    setup: Setup,
+}
+
+impl Stage {
+    /// An empty stage with a clean database.
+    pub async fn empty(setup: Setup) -> Self {
+        Self {
+            bed: TestBed::new().await,
+            mail: MailServer::start().await,
+            targets: Targets::default(),
+            gateways: Vec::new(),
+            workers: Vec::new(),
+            longest_end: LONGEST_END,
+            progress_percent: 60,
+            setup,
+        }
+    }
+
+    /// Everything ready.
+    pub async fn ready(setup: Setup) -> Self {
+        let mut stage = Self::empty(setup).await;
+        for _ in 0..stage.setup.gateways {
+            stage.add_gateway(&[]).await;
+        }
+        for _ in 0..stage.setup.workers {
+            stage.add_worker(&[]).await;
+        }
+        stage
+    }
+
+    /// Changes what further processes get.
+    pub fn setup_mut(&mut self) -> &mut Setup {
+        &mut self.setup
+    }
+
+    /// One more gateway; `TOLLGATE_…` variables give it fail-points.
+    pub async fn add_gateway(&mut self, more: &[(&str, &str)]) {
+        let own = [("OUTBOX_GRACE", "500ms")];
+        let usual = self.setup.gateway.clone();
+        let gateway = self.start("gateway", &own, &usual, more).await;
+        self.gateways.push(gateway);
+        self.aim();
+    }
+
+    /// One more worker.
+    pub async fn add_worker(&mut self, more: &[(&str, &str)]) {
+        let smtp = self.mail.url();
+        let own = [("SMTP_URL", smtp.as_str()), ("RESCUE_AFTER", "3s")];
+        let usual = self.setup.worker.clone();
+        let worker = self.start("worker", &own, &usual, more).await;
+        self.workers.push(worker);
+    }
+
+    async fn start(
+        &self,
+        name: &str,
+        own: &[(&str, &str)],
+        usual: &Variables,
+        more: &[(&str, &str)],
+    ) -> Process {
+        let usual = usual
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
+        let variables: Vec<(&str, &str)> = own
+            .iter()
+            .copied()
+            .chain(usual)
+            .chain(more.iter().copied())
+            .collect();
+        let armed = variables
+            .iter()
+            .any(|(name, _)| name.starts_with("TOLLGATE_"));
+        let launch = Launch {
+            armed,
+            unready: variables.contains(&UNREADY),
+            variables: &variables,
+        };
+        Process::launch(&self.bed, name, launch).await
+    }
+
+    /// Sends to the gateways that are there now.
+    pub fn aim(&self) {
+        let addresses = self.gateways.iter().map(|gateway| gateway.address);
+        self.targets.set(addresses.collect());
+    }
+
+    /// Loads the catalogue and begins to send.
+    pub async fn load(&self, plan: &Plan) -> Load {
+        self.bed.seed(&plan.catalogue()).await;
+        Load::start(self.targets.clone(), plan)
+    }
+
+    /// Waits until so many percent of a load were acknowledged.
+    pub async fn until_sent(&self, load: &Load, percent: usize) {
+        let enough = load.events() * percent / 100;
+        let deadline = Instant::now() + LONGEST_RECOVERY;
+        while load.acknowledged() < enough && Instant::now() < deadline {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Waits until every process is ready, and every event that was there is final and every message of it out.
+    pub async fn recovery(&self) -> Option<u64> {
+        let (began, now) = (Instant::now(), Timestamp::now());
+        while began.elapsed() < LONGEST_RECOVERY {
+            if self.everybody_is_ready().await && self.unfinished(now).await == Some(0) {
+                return u64::try_from(began.elapsed().as_millis()).ok();
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        None
+    }
+
+    /// Whether every process is ready.
+    pub async fn everybody_is_ready(&self) -> bool {
+        for process in self.gateways.iter().chain(&self.workers) {
+            if !process.answers("readyz").await {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn unfinished(&self, received_until: Timestamp) -> Option<i64> {
+        let sql = "SELECT count(*) FROM webhook_events WHERE state IN ('received', 'retrying') AND received_at <= $1";
+        let row = self.bed.db.query_one(sql, &[&received_until]).await.ok()?;
+        Some(row.get(0))
+    }
+
+    /// Waits until the load is sent and everything done, and judges.
+    pub async fn conclude(&self, load: Load, mails_doubled: usize) -> checker::Verdict {
+        let history = load.finish().await;
+        let done = "SELECT (SELECT count(*) FROM webhook_events WHERE state IN ('received', 'retrying'))
+            + (SELECT count(*) FROM emails WHERE status = 'queued') + (SELECT count(*) FROM outbox)";
+        let deadline = Instant::now() + self.longest_end;
+        while self.bed.count(done).await > 0 && Instant::now() < deadline {
+            tokio::time::sleep(LOOK).await;
+        }
+        let snapshot = snapshot::read(&self.bed.db, Some(self.mail.mails())).await;
+        let allowed = Allowed {
+            progress: history.sent.len() * self.progress_percent / 100,
+            mails_doubled,
+        };
+        checker::check(&history, &snapshot, allowed)
+    }
+
+    /// Measures the recovery, waits for the end, and makes the row.
+    pub async fn row(
+        &self,
+        fault: (&str, &str),
+        load: Load,
+        plan: &Plan,
+        mails_doubled: usize,
+    ) -> Row {
+        let recovered_ms = self.recovery().await;
+        Row {
+            id: fault.0.to_owned(),
+            fault: fault.1.to_owned(),
+            verdict: self.conclude(load, mails_doubled).await,
+            recovered_ms,
+            seed: plan.seed,
+            failure: String::new(),
+        }
+    }
+}
+
+/// A process that has this variable is not expected to become ready.
+pub const UNREADY: (&str, &str) = ("HARNESS_UNREADY", "yes");
