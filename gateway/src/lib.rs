@@ -4,7 +4,7 @@
 mod client_limit;
 pub mod config;
 mod dispatch;
-mod envelope;
+pub mod envelope;
 mod intake;
 mod metrics;
 mod refusal;
