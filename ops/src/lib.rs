@@ -6,7 +6,7 @@ mod error;
 pub mod events;
 mod lifecycles;
 mod output;
-mod store;
+pub mod store;
 
 use clap::{Parser, Subcommand};
 use deadpool_postgres::Object;

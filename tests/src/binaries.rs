@@ -32,8 +32,13 @@ pub async fn program(name: &str) -> Command {
     command
 }
 
-/// `cargo test` builds the libraries only.
+/// `cargo test` builds the libraries only; a program of this crate has the others beside it.
 async fn build() -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let directory = this.parent().unwrap();
+    if !directory.ends_with("deps") {
+        return directory.to_owned();
+    }
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--locked", "--workspace", "--bins"])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -41,8 +46,7 @@ async fn build() -> PathBuf {
         .await
         .expect("cargo runs");
     assert!(built.success(), "the programs must build");
-    let test = std::env::current_exe().unwrap();
-    test.ancestors().nth(2).unwrap().to_owned()
+    directory.parent().unwrap().to_owned()
 }
 
 /// What a command did.
@@ -193,9 +197,14 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
+    /// Its process id, as long as nobody has waited for its end.
+    pub fn id(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     /// Sends a signal by name, such as `HUP`.
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().unwrap().to_string();
+        let pid = self.id().to_string();
         let sent = std::process::Command::new("kill")
             .args([&format!("-{name}"), &pid])
             .status()
