@@ -10,7 +10,7 @@ mod lifecycles;
 mod output;
 pub mod page;
 mod retry;
-mod store;
+pub mod store;
 
 use clap::{Parser, Subcommand};
 use deadpool_postgres::Object;

@@ -278,9 +278,14 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
+    /// Its process id, as long as nobody has waited for its end.
+    pub fn id(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     /// Sends a signal by name, such as `HUP`.
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().unwrap().to_string();
+        let pid = self.id().to_string();
         let sent = std::process::Command::new("kill")
             .args([&format!("-{name}"), &pid])
             .status()

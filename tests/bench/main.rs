@@ -1,0 +1,111 @@
+//! The benchmark: the real gateway and worker under the project's own load, as one table. Servers come from the
+//! environment, as `deploy/bench` sets them. It fails where anything was lost or doubled, never because of a figure.
+
+mod growth;
+mod ingest;
+mod load;
+mod measure;
+mod report;
+mod worker;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Parser;
+use harness::TestBed;
+
+use report::{Figures, Report, Row};
+
+/// Measures gateway and worker, and fails if an event is lost or has effects twice. Without --growth and --workers: what
+/// ingest and processing reach, and what they cost.
+#[derive(Parser)]
+#[command(name = "./deploy/bench")]
+struct Args {
+    /// Ingest and lists at 1,000, 100,000 and 2 million stored events instead
+    #[arg(long)]
+    growth: bool,
+    /// The throughput of 1, 2, 4 and 8 workers while each event waits 20 ms instead
+    #[arg(long)]
+    workers: bool,
+    /// Everything
+    #[arg(long)]
+    all: bool,
+    /// Short, once each, and without the 2 million: to see that it works, not for the figures
+    #[arg(long)]
+    quick: bool,
+    /// Seconds of each measurement [default: 10, or 1 with --quick]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=120))]
+    seconds: Option<u32>,
+    /// Repeats that the medians are of [default: 3, or 1 with --quick]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=99))]
+    repeats: Option<u32>,
+    /// Write the figures as JSON into this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Write a plot as SVG into this file
+    #[arg(long)]
+    plot: Option<PathBuf>,
+}
+
+/// How much to measure.
+struct Plan {
+    quick: bool,
+    seconds: u32,
+    repeats: u32,
+}
+
+impl Plan {
+    fn new(args: &Args) -> Self {
+        Self {
+            quick: args.quick,
+            seconds: args.seconds.unwrap_or(if args.quick { 1 } else { 10 }),
+            repeats: args.repeats.unwrap_or(if args.quick { 1 } else { 3 }),
+        }
+    }
+
+    /// Of one measurement.
+    fn length(&self) -> Duration {
+        Duration::from_secs(self.seconds.into())
+    }
+
+    /// The medians of a measurement, also told at once: the whole takes a while.
+    fn row(&self, name: &str, repeats: &[Figures]) -> Row {
+        eprintln!("measured: {name}");
+        Row {
+            name: name.to_owned(),
+            figures: Figures::median(repeats),
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    let plan = Plan::new(&args);
+    let mut rows = Vec::new();
+    if args.all || !(args.growth || args.workers) {
+        rows.extend(ingest::run(&plan).await?);
+        rows.extend(worker::run(&plan).await?);
+    }
+    if args.all || args.growth {
+        rows.extend(growth::run(&plan).await?);
+    }
+    if args.all || args.workers {
+        rows.extend(worker::scale(&plan).await?);
+    }
+    let report = Report {
+        machine: report::machine(&TestBed::new().await).await,
+        seconds: plan.seconds,
+        repeats: plan.repeats,
+        rows,
+    };
+    println!("{}", report.table());
+    if let Some(file) = args.json {
+        std::fs::write(file, report.json()?)?;
+    }
+    if let Some(file) = args.plot {
+        std::fs::write(file, report.svg())?;
+    }
+    Ok(())
+}
