@@ -172,7 +172,8 @@ async fn pass(
             return;
         };
         let held = |mode: &Mode| match mode {
-            Mode::Frozen => true,
+            // What was held back when the connection is cut must not slip out.
+            Mode::Frozen | Mode::Cut => true,
             Mode::Deaf | Mode::HalfClosed => of_client,
             Mode::Mute => !of_client,
             _ => false,
