@@ -87,7 +87,7 @@ async fn a_failed_event_is_found_read_and_retried() {
     browser.click("tbody tr.at a").await;
     browser.until("h1", "payment_intent.succeeded").await;
     browser
-        .until(".notice .error", "no order is known by ord_1")
+        .until(".notice .error", "no order is known by")
         .await;
     let payload = browser.text(".payload").await;
     assert!(
