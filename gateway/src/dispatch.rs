@@ -1,8 +1,11 @@
 //! Publishes what was just committed, beside the requests: nobody waits for the broker. What fails here, or does not fit,
 //! stays in the outbox for the workers' relay.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use shared::broker::{Message, Publisher};
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
@@ -11,11 +14,18 @@ use crate::metrics::Metrics;
 use crate::store::OutboxStore;
 
 /// Messages that may wait to be published; beyond it the relay takes over.
-const MAX_WAITING: usize = 4_096;
-/// Messages published at once, and outbox rows cleared by one statement.
-const MAX_BATCH: usize = 128;
-/// Batches under way: while one is being confirmed, the next is published.
-const LANES: usize = 1;
+const MAX_WAITING: usize = 32_768;
+/// Messages published at once.
+const MAX_BATCH: usize = 256;
+/// Rest after a batch: what comes meanwhile shares the next one's round trip and the broker's sync. A message that comes
+/// alone waits for nothing.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(5);
+/// Outbox rows that may wait to be cleared; beyond it the relay publishes them once more.
+const MAX_CONFIRMED: usize = 16_384;
+/// Outbox rows cleared by one statement.
+const MAX_CLEARED: usize = 1_024;
+/// Rest after clearing: far below the head start that rows have before the relay takes them.
+const CLEAR_PAUSE: Duration = Duration::from_millis(50);
 
 /// A committed event's message, and the outbox row that keeps it until the broker has it.
 pub struct Committed {
@@ -37,15 +47,15 @@ impl Dispatcher {
     /// Starts publishing.
     pub fn start(publisher: &Publisher, outbox: &OutboxStore, metrics: &Metrics) -> Self {
         let (intake, tasks) = (Intake::new(MAX_WAITING), TaskTracker::new());
-        for _ in 0..LANES {
-            let lane = Lane {
-                intake: intake.clone(),
-                publisher: publisher.clone(),
-                outbox: outbox.clone(),
-                metrics: metrics.clone(),
-            };
-            tasks.spawn(lane.run());
-        }
+        let confirmed = Intake::new(MAX_CONFIRMED);
+        let lane = Lane {
+            intake: intake.clone(),
+            publisher: publisher.clone(),
+            confirmed: confirmed.clone(),
+            metrics: metrics.clone(),
+        };
+        tasks.spawn(lane.run());
+        tasks.spawn(clear(confirmed, outbox.clone()));
         Self {
             intake,
             tasks,
@@ -72,7 +82,7 @@ impl Dispatcher {
 struct Lane {
     intake: Intake<Committed>,
     publisher: Publisher,
-    outbox: OutboxStore,
+    confirmed: Intake<i64>,
     metrics: Metrics,
 }
 
@@ -81,9 +91,10 @@ impl Lane {
         loop {
             let batch = self.intake.take(MAX_BATCH).await;
             if batch.is_empty() {
-                return;
+                return self.confirmed.close();
             }
             self.publish(&batch).await;
+            sleep(PUBLISH_PAUSE).await;
         }
     }
 
@@ -91,24 +102,32 @@ impl Lane {
         shared::failpoint!("gateway.before_publish");
         let publishes = batch.iter().map(|row| self.publisher.publish(&row.message));
         let results = join_all(publishes).await;
-        let mut confirmed = Vec::with_capacity(batch.len());
+        let mut confirmed = 0;
         for (row, result) in batch.iter().zip(results) {
             match result {
-                Ok(()) => confirmed.push(row.outbox_id),
+                Ok(()) => {
+                    confirmed += 1;
+                    self.confirmed.offer(row.outbox_id);
+                }
                 Err(error) => debug!(event_id = row.message.event_id, %error, "left to the relay"),
             }
         }
-        if !confirmed.is_empty() {
-            shared::failpoint!("gateway.after_confirm");
-        }
-        self.metrics.published("confirmed", confirmed.len());
-        self.metrics
-            .published("failed", batch.len() - confirmed.len());
-        if confirmed.is_empty() {
+        self.metrics.published("confirmed", confirmed);
+        self.metrics.published("failed", batch.len() - confirmed);
+    }
+}
+
+/// Clears the outbox of what was confirmed.
+async fn clear(confirmed: Intake<i64>, outbox: OutboxStore) {
+    loop {
+        let rows = confirmed.take(MAX_CLEARED).await;
+        if rows.is_empty() {
             return;
         }
-        if let Err(error) = self.outbox.clear(&confirmed).await {
-            warn!(%error, rows = confirmed.len(), "outbox rows not cleared: the relay will publish them again");
+        shared::failpoint!("gateway.after_confirm");
+        if let Err(error) = outbox.clear(&rows).await {
+            warn!(%error, rows = rows.len(), "outbox rows not cleared: the relay will publish them again");
         }
+        sleep(CLEAR_PAUSE).await;
     }
 }

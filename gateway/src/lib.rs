@@ -40,8 +40,8 @@ use crate::store::{EventStore, OutboxStore};
 use crate::writer::Writers;
 
 const APPLICATION: &str = "tollgate-gateway";
-/// Connections that clear the outbox, one for each batch being published.
-const OUTBOX_CONNECTIONS: usize = 2;
+/// Connections that clear the outbox.
+const OUTBOX_CONNECTIONS: usize = 1;
 /// How long requests in flight may take once the gateway stops.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long publishes under way may take then: the relay has what is left.

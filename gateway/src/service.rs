@@ -134,7 +134,7 @@ impl Service {
             let event = NewEvent {
                 envelope,
                 body,
-                trace: TraceContext::current_or_new(),
+                traceparent: TraceContext::current_or_new().traceparent(),
                 started,
             };
             self.writers.persist(event).await

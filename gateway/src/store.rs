@@ -43,7 +43,7 @@ pub struct Row<'a> {
     /// Its exact bytes.
     pub body: &'a [u8],
     /// The trace that its message continues.
-    pub traceparent: String,
+    pub traceparent: &'a str,
 }
 
 /// What became of a webhook's event.
@@ -107,7 +107,7 @@ impl EventStore {
         let livemodes: Vec<_> = rows.iter().map(|row| row.envelope.livemode).collect();
         let created_at: Vec<_> = rows.iter().map(|row| row.envelope.created_at).collect();
         let bodies: Vec<_> = rows.iter().map(|row| row.body).collect();
-        let traceparents: Vec<_> = rows.iter().map(|row| row.traceparent.as_str()).collect();
+        let traceparents: Vec<_> = rows.iter().map(|row| row.traceparent).collect();
         let grace = self.outbox_grace.as_secs_f64();
         let new = with_client(&self.pool, self.timeout, async |client| {
             query(

@@ -7,10 +7,9 @@ use std::time::Instant;
 use hyper::body::Bytes;
 use shared::broker::Message;
 use shared::database::StoreError;
-use shared::trace_context::TraceContext;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::debug;
 
 use crate::dispatch::{Committed, Dispatcher};
 use crate::envelope::Envelope;
@@ -29,8 +28,8 @@ pub struct NewEvent {
     pub envelope: Envelope,
     /// Its exact bytes.
     pub body: Bytes,
-    /// The trace that its processing belongs to.
-    pub trace: TraceContext,
+    /// The trace that its processing belongs to, as W3C text.
+    pub traceparent: String,
     /// When its request began.
     pub started: Instant,
 }
@@ -126,7 +125,7 @@ impl Writer {
             .map(|(event, _)| Row {
                 envelope: &event.envelope,
                 body: &event.body,
-                traceparent: event.trace.traceparent(),
+                traceparent: &event.traceparent,
             })
             .collect();
         shared::failpoint!("gateway.before_insert");
@@ -142,11 +141,12 @@ impl Writer {
             let duplicate = stored == Stored::Duplicate;
             let id = envelope.id.clone();
             let _ = reply.send(Ok(Accepted { id, duplicate }));
-            info!(
+            // Not for each event of a busy shop: the row says the same, and the worker tells what became of it.
+            debug!(
                 event_id = envelope.id,
                 event_type = envelope.event_type,
                 duplicate,
-                trace_id = event.trace.trace_id(),
+                traceparent = event.traceparent,
                 took_us = event.started.elapsed().as_micros(),
                 "webhook accepted"
             );
@@ -154,7 +154,7 @@ impl Writer {
                 let message = Message {
                     event_id: envelope.id,
                     event_type: envelope.event_type,
-                    traceparent: Some(event.trace.traceparent()),
+                    traceparent: Some(event.traceparent),
                 };
                 self.dispatcher.dispatch(Committed { message, outbox_id });
             }

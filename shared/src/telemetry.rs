@@ -1,6 +1,7 @@
 //! Logs on stdout, metrics for Prometheus, and OTLP export where the standard `OTEL_*` variables ask for it.
 //!
-//! The logging contract: one line per webhook, attempt, publish failure and mail, with `event_id`, `event_type`,
+//! The logging contract: one line per refused webhook, attempt, publish failure and mail, and at debug one per accepted
+//! webhook, with `event_id`, `event_type`,
 //! `attempt` and `trace_id` where they apply. Never a body, a signature, a secret or an address.
 
 use std::str::FromStr;
@@ -13,7 +14,7 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use prometheus::Registry;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -77,21 +78,15 @@ pub fn start(service: &'static str, format: LogFormat) -> Result<Telemetry, Stri
             .boxed(),
         LogFormat::Text => lines.with_ansi(false).boxed(),
     };
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
-    // At debug it prints the parameters of statements, bodies among them.
-    let filter = match "tokio_postgres=info".parse() {
-        Ok(directive) => filter.add_directive(directive),
-        Err(_) => filter,
-    };
-    let spans = tracer
-        .as_ref()
-        .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer(service)));
+    let spans = tracer.as_ref().map(|provider| {
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer(service))
+            .with_filter(wanted())
+    });
     tracing_subscriber::registry()
-        .with(filter)
         .with(spans)
         // Lines carry their ids themselves: spans are for export alone, and cost nothing without it.
-        .with(lines.with_filter(filter_fn(|metadata| metadata.is_event())))
+        .with(lines.with_filter(wanted().and(filter_fn(|metadata| metadata.is_event()))))
         .init();
     std::panic::set_hook(Box::new(|panic| {
         // The message may hold data: only the place is logged.
@@ -107,6 +102,17 @@ pub fn start(service: &'static str, format: LogFormat) -> Result<Telemetry, Stri
         tracer,
         _log_writer: guard,
     })
+}
+
+/// What `RUST_LOG` asks for.
+fn wanted() -> EnvFilter {
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    // At debug it prints the parameters of statements, bodies among them.
+    match "tokio_postgres=info".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    }
 }
 
 impl Telemetry {
