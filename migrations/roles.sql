@@ -47,7 +47,7 @@ GRANT UPDATE (state, cursor, paced_at, in_flight, processed, dead_again, skipped
 GRANT UPDATE (outcome, replayed_at, finished_at) ON replay_items TO tollgate_worker;
 GRANT SELECT, INSERT, UPDATE ON subscriptions, invoices, refunds TO tollgate_worker;
 GRANT SELECT ON products, product_seats TO tollgate_worker;
-GRANT INSERT ON event_objects TO tollgate_worker;
+GRANT SELECT, INSERT, DELETE ON event_objects TO tollgate_worker;
 
 -- ops: reads everything, replays and discards, seeds, and leaves a trace of each in the audit log.
 GRANT SELECT ON webhook_events, event_payloads, event_attempts, outbox, dead_letters, audit_log, products, product_seats, orders,

@@ -11,7 +11,7 @@ pub async fn prune_payloads(
     age: Duration,
     most: i64,
 ) -> Result<u64, StoreError> {
-    // No body is older than its event, so the index on their time finds the oldest ones first.
+    // No body is older than its event.
     const PRUNE: &str = "
         WITH old AS (
             SELECT payload.event_id FROM event_payloads payload
@@ -19,7 +19,7 @@ pub async fn prune_payloads(
             WHERE payload.received_at < now() - make_interval(secs => $1)
                 AND event.state IN ('processed', 'ignored', 'discarded')
                 AND event.finished_at < now() - make_interval(secs => $1)
-            ORDER BY payload.received_at LIMIT $2 FOR UPDATE OF event SKIP LOCKED
+            LIMIT $2 FOR UPDATE OF event SKIP LOCKED
         )
         DELETE FROM event_payloads USING old WHERE event_payloads.event_id = old.event_id";
     execute(client, PRUNE, &[&age.as_secs_f64(), &most]).await
@@ -34,12 +34,15 @@ pub async fn prune_events(
     const PRUNE: &str = "
         WITH old AS (
             SELECT id FROM webhook_events event
-            WHERE state IN ('processed', 'ignored', 'discarded') AND finished_at < now() - make_interval(secs => $1)
+            WHERE received_at < now() - make_interval(secs => $1) AND finished_at < now() - make_interval(secs => $1)
+                AND state IN ('processed', 'ignored', 'discarded')
                 AND NOT EXISTS (SELECT FROM dead_letters WHERE event_id = event.id AND resolved_at IS NULL)
                 AND NOT EXISTS (SELECT FROM replay_items WHERE event_id = event.id AND outcome = 'replayed')
-            ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED
+            ORDER BY received_at LIMIT $2 FOR UPDATE SKIP LOCKED
         ), bodies AS (
             DELETE FROM event_payloads USING old WHERE event_id = old.id
+        ), objects AS (
+            DELETE FROM event_objects USING old WHERE event_id = old.id
         ), events AS (
             DELETE FROM webhook_events USING old WHERE webhook_events.id = old.id RETURNING webhook_events.id
         )

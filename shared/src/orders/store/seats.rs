@@ -4,29 +4,33 @@
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
+use futures_util::future::try_join;
 use jiff::Timestamp;
 
-use super::super::{NoticeKind, NoticeTicket, Order};
-use super::notices::{notice, queue_mail};
+use super::super::{Notice, NoticeKind, NoticeTicket, Order};
+use super::notices::{Mail, notice, queue_mail};
 use super::{SeatTimes, find_for_update};
-use crate::database::{StoreError, execute, query, query_opt};
+use crate::database::{StoreError, execute, query, query_both, query_opt};
 use crate::orders::store::OrderKey;
 
 /// Offers made in one transaction; the next round makes more.
 const MOST_OFFERS: usize = 100;
 
 /// Locks the seats of every product of an order, in one order for all.
-async fn lock(tx: &Transaction<'_>, order_id: &str) -> Result<Vec<String>, StoreError> {
-    const LOCK: &str = "
-        SELECT product_id, pg_advisory_xact_lock(hashtextextended(product_id, 1))::text
-        FROM (SELECT DISTINCT product_id FROM registrations WHERE order_id = $1 ORDER BY product_id) seats";
-    const UNLOCKED: &str = "SELECT DISTINCT product_id FROM registrations WHERE order_id = $1";
-    let seats = if crate::sabotaged!("seat_lock") {
-        UNLOCKED
+const LOCK: &str = "
+    SELECT product_id, pg_advisory_xact_lock(hashtextextended(product_id, 1))::text
+    FROM (SELECT DISTINCT product_id FROM registrations WHERE order_id = $1 ORDER BY product_id) seats";
+
+fn lock_statement() -> &'static str {
+    if crate::sabotaged!("seat_lock") {
+        "SELECT DISTINCT product_id FROM registrations WHERE order_id = $1"
     } else {
         LOCK
-    };
-    Ok(query(tx, seats, &[&order_id])
+    }
+}
+
+async fn lock(tx: &Transaction<'_>, order_id: &str) -> Result<Vec<String>, StoreError> {
+    Ok(query(tx, lock_statement(), &[&order_id])
         .await?
         .iter()
         .map(|row| row.get(0))
@@ -35,8 +39,8 @@ async fn lock(tx: &Transaction<'_>, order_id: &str) -> Result<Vec<String>, Store
 
 /// What came of an order to be granted.
 pub enum Granted {
-    /// All of it, with these tickets.
-    Everything(Vec<NoticeTicket>),
+    /// All of it, and what to tell the buyer.
+    Everything(Notice),
     /// Nothing, and why.
     Nothing(&'static str),
 }
@@ -44,8 +48,7 @@ pub enum Granted {
 /// Every seat of the order becomes active and gets one ticket, if all of them are there; every course is granted to the
 /// buyer once.
 pub async fn grant(tx: &Transaction<'_>, order: &Order) -> Result<Granted, StoreError> {
-    let products = lock(tx, &order.id).await?;
-    let wanted = wanted(tx, &order.id).await?;
+    let wanted = lock_and_count(tx, &order.id).await?;
     if wanted.lacking {
         return Ok(Granted::Nothing("paid, but the seats are gone"));
     }
@@ -58,12 +61,8 @@ pub async fn grant(tx: &Transaction<'_>, order: &Order) -> Result<Granted, Store
         };
         grant_courses(tx, &order.id, user_id).await?;
     }
-    match products.is_empty() {
-        true => Ok(Granted::Everything(Vec::new())),
-        false => Ok(Granted::Everything(
-            activate(tx, order, wanted.seats).await?,
-        )),
-    }
+    let (tickets, notice) = try_join(activate(tx, order, wanted.seats), notice(tx, order)).await?;
+    Ok(Granted::Everything(Notice { tickets, ..notice }))
 }
 
 struct Wanted {
@@ -74,19 +73,24 @@ struct Wanted {
     courses: bool,
 }
 
-async fn wanted(tx: &Transaction<'_>, order_id: &str) -> Result<Wanted, StoreError> {
+/// Locks the seats of the order's products, then counts: what others took meanwhile is seen.
+async fn lock_and_count(tx: &Transaction<'_>, order_id: &str) -> Result<Wanted, StoreError> {
     // Offers to this order are seats that it may take.
     const WANTED: &str = "
         SELECT coalesce(sum(wanted.seats), 0)::bigint AS seats,
-            coalesce(bool_or(product.capacity < wanted.seats + gone.active + gone.offered - wanted.offered), false) AS lacking,
+            coalesce(bool_or(product.capacity < wanted.seats - wanted.offered
+                + coalesce(gone.active + gone.offered, 0)), false) AS lacking,
             EXISTS (SELECT FROM order_items item JOIN products course ON course.id = item.product_id
                 WHERE item.order_id = $1 AND course.kind = 'course') AS courses
         FROM (SELECT product_id, count(*) AS seats, count(*) FILTER (WHERE status = 'offered') AS offered
             FROM registrations WHERE order_id = $1 AND status <> 'active' GROUP BY product_id) wanted
         JOIN products product ON product.id = wanted.product_id
-        JOIN product_seats gone ON gone.product_id = wanted.product_id";
-    let row = query_opt(tx, WANTED, &[&order_id]).await?;
-    let row = row.ok_or(StoreError::Rejected("an aggregate without a row"))?;
+        LEFT JOIN product_seats gone ON gone.product_id = wanted.product_id";
+    let (_, rows) =
+        query_both(tx, (lock_statement(), &[&order_id]), (WANTED, &[&order_id])).await?;
+    let row = rows
+        .first()
+        .ok_or(StoreError::Rejected("an aggregate without a row"))?;
     Ok(Wanted {
         seats: row.get("seats"),
         lacking: row.get("lacking"),
@@ -100,6 +104,9 @@ async fn activate(
     order: &Order,
     seats: i64,
 ) -> Result<Vec<NoticeTicket>, StoreError> {
+    if seats == 0 {
+        return Ok(Vec::new());
+    }
     const ACTIVATE: &str = "
         WITH active AS (
             UPDATE registrations registration SET status = 'active', offered_until = NULL FROM products product
@@ -228,10 +235,15 @@ async fn tell_offer(
     let row = query_opt(tx, ORDER, &[&order_id]).await?;
     let row = row.ok_or(StoreError::Rejected("a registration without its order"))?;
     let order = super::order(&row, order_id.to_owned(), &[]);
-    let mut notice = notice(tx, &order).await?;
-    notice.until = Some(until.strftime("%Y-%m-%d %H:%M UTC").to_string());
-    let key = format!("{product_id}:{}", until.as_second());
-    queue_mail(tx, &order, NoticeKind::SeatOffered, &key, &notice).await
+    let mail = Mail {
+        kind: NoticeKind::SeatOffered,
+        key: format!("{product_id}:{}", until.as_second()),
+        notice: Notice {
+            until: Some(until.strftime("%Y-%m-%d %H:%M UTC").to_string()),
+            ..notice(tx, &order).await?
+        },
+    };
+    queue_mail(tx, &order, &mail).await
 }
 
 /// Gives back the seats of one order whose hold is over. False when there is none.
