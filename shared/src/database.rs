@@ -95,13 +95,14 @@ fn session_settings(settings: &PoolSettings) -> String {
         Durability::Deferred => "SET synchronous_commit = off",
     };
     let plans = match settings.generic_plans {
-        true => "force_generic_plan",
-        false => "auto",
+        // Made while a table is still empty, a plan would scan it for as long as it is kept.
+        true => "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off",
+        false => "SET plan_cache_mode = auto",
     };
     format!(
         "SET statement_timeout = {}; SET lock_timeout = {LOCK_TIMEOUT_MS}; \
          SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_TIMEOUT_MS}; \
-         SET plan_cache_mode = {plans}; {durability}",
+         {plans}; {durability}",
         settings.statement_timeout.as_millis().max(1)
     )
 }

@@ -1,4 +1,5 @@
--- What a processed payment leaves behind, written by hand: the same rows in the same tables, in one transaction.
+-- What a processed payment leaves behind, written by hand: the same rows in the same tables, in one transaction, and the
+-- mail's in a second one, for a mail is sent after the commit.
 -- Variables: clients, and i, which begins at -1.
 \set i :i + 1
 \set n :i * :clients + :client_id
@@ -31,7 +32,14 @@ WITH event AS (
     UPDATE webhook_events SET state = 'processed', attempts = attempts + 1, finished_at = clock_timestamp()
     WHERE id = 'evt_' || lpad(:n::text, 24, '0') AND attempts = 0 AND state = 'received'
     RETURNING id, attempts
+), object AS (
+    INSERT INTO event_objects (event_id, object_id) VALUES
+        ('evt_' || lpad(:n::text, 24, '0'), 'pi_' || lpad(:n::text, 24, '0')),
+        ('evt_' || lpad(:n::text, 24, '0'), 'order_' || lpad(:n::text, 24, '0'))
 )
 INSERT INTO event_attempts (event_id, number, started_at, outcome, worker, trace_id)
     SELECT id, attempts, now(), 'processed', 'pgbench', md5(id) FROM event;
 COMMIT;
+UPDATE emails SET status = 'sent', sent_at = now(), attempts = attempts + 1
+    WHERE coalesce(order_id, '') = 'order_' || lpad(:n::text, 24, '0') AND kind = 'order_paid'
+        AND key = 'pi_' || lpad(:n::text, 24, '0') AND status = 'queued';

@@ -100,6 +100,8 @@ async fn by_hand(events: usize) -> Result<Option<Figures>> {
         .args(["-t", &(events / CONCURRENCY).to_string(), "-f"])
         .arg(&script)
         .arg(bed.owner_url())
+        // As the worker's sessions: its tables are empty when its plans are made.
+        .env("PGOPTIONS", "-c enable_seqscan=off -c jit=off")
         .output()
         .await;
     let done = match done {

@@ -9,6 +9,7 @@ use lettre::message::Mailbox;
 use shared::backoff::Backoff;
 use shared::database::{StoreError, with_client};
 use shared::lifecycle::sleep_unless;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -73,13 +74,28 @@ impl Mailer {
         if !due.is_empty() {
             shared::failpoint!("mailer.after_claim");
         }
-        for result in join_all(due.iter().map(|email| self.deliver(email))).await {
-            result?;
-        }
+        let (sent, to_note) = mpsc::channel(due.len().max(1));
+        let deliver = async {
+            let results = join_all(due.iter().map(|email| self.deliver(email, &sent))).await;
+            drop(sent);
+            results.into_iter().collect::<Result<(), _>>()
+        };
+        let (delivered, noted) = tokio::join!(deliver, self.note_all(to_note));
+        delivered.and(noted)?;
         Ok(due.len())
     }
 
-    async fn deliver(&self, email: &Email) -> Result<(), StoreError> {
+    /// Notes what was sent while the others are still being sent: what comes meanwhile shares a commit.
+    async fn note_all(&self, mut sent: mpsc::Receiver<i64>) -> Result<(), StoreError> {
+        let mut ids = Vec::new();
+        while sent.recv_many(&mut ids, BATCH as usize).await > 0 {
+            self.note_sent(&ids).await?;
+            ids.clear();
+        }
+        Ok(())
+    }
+
+    async fn deliver(&self, email: &Email, sent: &mpsc::Sender<i64>) -> Result<(), StoreError> {
         let (Some(kind), Ok(notice)) = (email.kind, &email.notice) else {
             return self
                 .give_up(email, "this version cannot read the mail's row")
@@ -99,7 +115,9 @@ impl Mailer {
                     "mail sent"
                 );
                 self.metrics.email("sent");
-                self.note_sent(email.id).await
+                // There is room for all, and where nobody notes any more the claim runs out.
+                let _ = sent.send(email.id).await;
+                Ok(())
             }
             Ok(Err(error)) => self.retry(email, &error.to_string()).await,
             Err(_) => self.retry(email, "mail server: no answer in time").await,
@@ -107,19 +125,19 @@ impl Mailer {
     }
 
     /// Tries for as long as the claim lasts: once it is over, the mail would go out again.
-    async fn note_sent(&self, id: i64) -> Result<(), StoreError> {
+    async fn note_sent(&self, ids: &[i64]) -> Result<(), StoreError> {
         let mut backoff = Backoff::reconnect();
         for _ in 0..NOTE_TRIES {
             match self
-                .update(async |client| emails::sent(client, id).await)
+                .update(async |client| emails::sent(client, ids).await)
                 .await
             {
-                Err(error) => debug!(%error, "a sent mail is not noted yet"),
+                Err(error) => debug!(%error, "sent mails are not noted yet"),
                 noted => return noted,
             }
             tokio::time::sleep(backoff.next_delay()).await;
         }
-        self.update(async |client| emails::sent(client, id).await)
+        self.update(async |client| emails::sent(client, ids).await)
             .await
     }
 

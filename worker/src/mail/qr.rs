@@ -1,15 +1,15 @@
 //! A ticket's code as a QR picture. Pure.
 
+use fast_qr::qr::QRCodeError;
+use fast_qr::{ECL, QRBuilder};
 use png::{BitDepth, ColorType, Compression, Encoder, EncodingError};
-use qrcode::types::QrError;
-use qrcode::{Color, QrCode};
 
 /// A picture that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum QrPictureError {
     /// The text is too long for a QR code.
     #[error("QR code: {0}")]
-    Code(#[from] QrError),
+    Code(#[from] QRCodeError),
     /// The picture could not be written.
     #[error("PNG: {0}")]
     Picture(#[from] EncodingError),
@@ -22,11 +22,11 @@ const MARGIN: usize = 4;
 
 /// A text as a QR code: a PNG in black and white.
 pub fn picture(text: &str) -> Result<Vec<u8>, QrPictureError> {
-    let code = QrCode::new(text)?;
-    let modules = code.width();
+    let code = QRBuilder::new(text).ecl(ECL::M).build()?;
+    let modules = code.size;
     let side = (modules + 2 * MARGIN) * SCALE;
     let is_dark = |x: usize, y: usize| match (x.checked_sub(MARGIN), y.checked_sub(MARGIN)) {
-        (Some(x), Some(y)) if x < modules && y < modules => code[(x, y)] == Color::Dark,
+        (Some(x), Some(y)) if x < modules && y < modules => code[y][x].value(),
         _ => false,
     };
     // One bit a pixel, the first in the highest bit; white is one.
@@ -37,9 +37,11 @@ pub fn picture(text: &str) -> Result<Vec<u8>, QrPictureError> {
         }
         bytes
     };
-    let pixels: Vec<u8> = (0..modules + 2 * MARGIN)
-        .flat_map(|y| line(y).repeat(SCALE))
-        .collect();
+    let mut pixels = Vec::new();
+    for y in 0..modules + 2 * MARGIN {
+        let line = line(y);
+        (0..SCALE).for_each(|_| pixels.extend_from_slice(&line));
+    }
     let mut file = Vec::new();
     let side = u32::try_from(side).unwrap_or(u32::MAX);
     let mut encoder = Encoder::new(&mut file, side, side);

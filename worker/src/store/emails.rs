@@ -51,11 +51,12 @@ pub async fn claim(client: &impl GenericClient, most: i64) -> Result<Vec<Email>,
         .collect())
 }
 
-/// The server took it.
-pub async fn sent(client: &impl GenericClient, id: i64) -> Result<(), StoreError> {
+/// The server took them.
+pub async fn sent(client: &impl GenericClient, ids: &[i64]) -> Result<(), StoreError> {
     const SENT: &str = "
-        UPDATE emails SET status = 'sent', sent_at = now(), last_error = NULL WHERE id = $1 AND status = 'queued'";
-    execute(client, SENT, &[&id]).await?;
+        UPDATE emails SET status = 'sent', sent_at = now(), last_error = NULL
+        WHERE id = ANY($1) AND status = 'queued'";
+    execute(client, SENT, &[&ids]).await?;
     Ok(())
 }
 

@@ -12,13 +12,16 @@ pub mod seats;
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
+use futures_util::future::{try_join, try_join_all};
 use tokio_postgres::Row;
 
-use super::{Change, Dispute, Effect, Entitlement, NoticeKind, Order, OrderStatus, Payment};
-use crate::database::{StoreError, execute, query, query_opt};
+use super::{
+    Change, Dispute, Effect, Entitlement, Notice, NoticeKind, Order, OrderStatus, Payment,
+};
+use crate::database::{StoreError, execute, query_both, query_opt};
 use crate::money::Money;
 
-use notices::{notice, queue_mail};
+use notices::{Mail, notice, queue_mail};
 use seats::Granted;
 
 /// How an event names its order.
@@ -30,14 +33,15 @@ pub struct OrderKey {
     pub references: Vec<String>,
 }
 
-const FIND: &str = "
-    SELECT id, status, user_id, email, amount_cents, currency, unfulfillable FROM orders WHERE id = (
-        SELECT id FROM (
-            SELECT id, array_position($1, id) AS rank FROM orders WHERE id = ANY($1)
-            UNION ALL SELECT id, 1000 FROM orders WHERE provider_checkout_ref = ANY($2)
-            UNION ALL SELECT order_id, 1001 FROM payments WHERE provider = 'stripe' AND provider_payment_ref = ANY($2)
-        ) named ORDER BY rank LIMIT 1
-    ) FOR NO KEY UPDATE";
+const ORDER: &str = "
+    SELECT id, status, user_id, email, amount_cents, currency, unfulfillable FROM orders WHERE id = $1 FOR NO KEY UPDATE";
+
+const NAMED: &str = "
+    SELECT id FROM (
+        SELECT id, array_position($1, id) AS rank FROM orders WHERE id = ANY($1)
+        UNION ALL SELECT id, 1000 FROM orders WHERE provider_checkout_ref = ANY($2)
+        UNION ALL SELECT order_id, 1001 FROM payments WHERE provider = 'stripe' AND provider_payment_ref = ANY($2)
+    ) named ORDER BY rank LIMIT 1";
 
 const PAYMENTS: &str = "
     SELECT provider_payment_ref, authorized, succeeded, amount_cents, refunded_cents, refund_failed, failure, failed,
@@ -49,12 +53,24 @@ pub async fn find_for_update(
     tx: &Transaction<'_>,
     key: &OrderKey,
 ) -> Result<Option<Order>, StoreError> {
-    let Some(row) = query_opt(tx, FIND, &[&key.ids, &key.references]).await? else {
-        return Ok(None);
-    };
-    let id: String = row.get("id");
-    let payments = query(tx, PAYMENTS, &[&id]).await?;
-    Ok(Some(order(&row, id, &payments)))
+    // Most events name their order, and then its id is all it takes.
+    if let Some(id) = key.ids.first()
+        && let Some(order) = lock_order(tx, id).await?
+    {
+        return Ok(Some(order));
+    }
+    match query_opt(tx, NAMED, &[&key.ids, &key.references]).await? {
+        Some(named) => lock_order(tx, named.get(0)).await,
+        None => Ok(None),
+    }
+}
+
+/// The payments are read after the lock was waited for: none is missed that another transaction wrote meanwhile.
+async fn lock_order(tx: &Transaction<'_>, id: &str) -> Result<Option<Order>, StoreError> {
+    let (found, payments) = query_both(tx, (ORDER, &[&id]), (PAYMENTS, &[&id])).await?;
+    Ok(found
+        .first()
+        .map(|row| order(row, id.to_owned(), &payments)))
 }
 
 fn order(row: &Row, id: String, payments: &[Row]) -> Order {
@@ -101,16 +117,22 @@ pub async fn save(
     change: &Change,
     times: SeatTimes,
 ) -> Result<OrderStatus, StoreError> {
-    save_payment(tx, order, &change.payment).await?;
     let mut after = order.clone();
     after
         .payments
         .retain(|payment| payment.reference != change.payment.reference);
     after.payments.push(change.payment.clone());
-    for effect in &change.effects {
-        perform(tx, &mut after, &change.payment, effect, times).await?;
-    }
-    save_status(tx, order, &after, times.hold).await?;
+    let effects = async {
+        let mut mails = Vec::new();
+        for effect in &change.effects {
+            mails.extend(perform(tx, &mut after, &change.payment, effect, times).await?);
+        }
+        Ok(mails)
+    };
+    // What does not need each other's answer shares a round trip.
+    let (_, mails) = try_join(save_payment(tx, order, &change.payment), effects).await?;
+    let queued = try_join_all(mails.iter().map(|mail| queue_mail(tx, order, mail)));
+    try_join(queued, save_status(tx, order, &after, times.hold)).await?;
     Ok(after.derived_status().0)
 }
 
@@ -196,61 +218,58 @@ async fn save_status(
     }
 }
 
+/// Does what follows, but for the mail that tells of it.
 async fn perform(
     tx: &Transaction<'_>,
     order: &mut Order,
     payment: &Payment,
     effect: &Effect,
     times: SeatTimes,
-) -> Result<(), StoreError> {
-    match effect {
+) -> Result<Option<Mail>, StoreError> {
+    let key = payment.reference.clone();
+    let mail = match effect {
         Effect::Grant => match seats::grant(tx, order).await? {
-            Granted::Everything(tickets) => {
-                let mut notice = notice(tx, order).await?;
-                notice.tickets = tickets;
-                queue_mail(
-                    tx,
-                    order,
-                    NoticeKind::OrderPaid,
-                    &payment.reference,
-                    &notice,
-                )
-                .await
-            }
+            Granted::Everything(notice) => Mail {
+                kind: NoticeKind::OrderPaid,
+                key,
+                notice,
+            },
             Granted::Nothing(why) => {
                 order.unfulfillable = true;
-                raise_alert(tx, "paid_but_unfulfillable", &order.id, why).await
+                raise_alert(tx, "paid_but_unfulfillable", &order.id, why).await?;
+                return Ok(None);
             }
         },
-        Effect::Revoke | Effect::Release => seats::give_back(tx, &order.id, times.offer).await,
-        Effect::TellFailure { reason } => {
-            let mut notice = notice(tx, order).await?;
-            notice.reason = Some(reason.clone());
-            queue_mail(
-                tx,
-                order,
-                NoticeKind::PaymentFailed,
-                &payment.reference,
-                &notice,
-            )
-            .await
+        Effect::Revoke | Effect::Release => {
+            seats::give_back(tx, &order.id, times.offer).await?;
+            return Ok(None);
         }
-        Effect::TellRefund { refunded, full } => {
-            let mut notice = notice(tx, order).await?;
-            notice.amount = refunded.to_string();
-            let kind = if *full {
-                NoticeKind::OrderRefunded
-            } else {
-                NoticeKind::PartlyRefunded
-            };
-            let key = format!("{}:{}", payment.reference, payment.refunded_cents);
-            queue_mail(tx, order, kind, &key, &notice).await
-        }
+        Effect::TellFailure { reason } => Mail {
+            kind: NoticeKind::PaymentFailed,
+            key,
+            notice: Notice {
+                reason: Some(reason.clone()),
+                ..notice(tx, order).await?
+            },
+        },
+        Effect::TellRefund { refunded, full } => Mail {
+            kind: match full {
+                true => NoticeKind::OrderRefunded,
+                false => NoticeKind::PartlyRefunded,
+            },
+            key: format!("{key}:{}", payment.refunded_cents),
+            notice: Notice {
+                amount: refunded.to_string(),
+                ..notice(tx, order).await?
+            },
+        },
         Effect::Alert { kind, message } => {
-            let key = format!("{}:{}", order.id, payment.reference);
-            raise_alert(tx, kind, &key, message).await
+            let key = format!("{}:{key}", order.id);
+            raise_alert(tx, kind, &key, message).await?;
+            return Ok(None);
         }
-    }
+    };
+    Ok(Some(mail))
 }
 
 async fn raise_alert(

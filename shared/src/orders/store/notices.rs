@@ -22,21 +22,30 @@ pub async fn notice(tx: &Transaction<'_>, order: &Order) -> Result<Notice, Store
     })
 }
 
+/// A mail about an order.
+pub struct Mail {
+    /// Which mail.
+    pub kind: NoticeKind,
+    /// What tells it from other mails of its kind for the same order.
+    pub key: String,
+    /// What it tells.
+    pub notice: Notice,
+}
+
 /// Queues a mail; once per order, kind and key.
 pub async fn queue_mail(
     tx: &Transaction<'_>,
     order: &Order,
-    kind: NoticeKind,
-    key: &str,
-    notice: &Notice,
+    mail: &Mail,
 ) -> Result<(), StoreError> {
     const QUEUE: &str = "
         INSERT INTO emails (order_id, kind, key, recipient, content) VALUES ($1, $2, $3, $4, $5)
         ON CONFLICT (coalesce(order_id, ''), kind, key) DO NOTHING";
+    let (kind, content) = (mail.kind.as_str(), Json(&mail.notice));
     execute(
         tx,
         QUEUE,
-        &[&order.id, &kind.as_str(), &key, &order.email, &Json(notice)],
+        &[&order.id, &kind, &mail.key, &order.email, &content],
     )
     .await?;
     Ok(())
