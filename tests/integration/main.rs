@@ -14,6 +14,7 @@ mod fulfillment;
 mod gateway;
 mod mail;
 mod migrations;
+mod monitoring;
 mod ops;
 mod permutations;
 mod processes;
