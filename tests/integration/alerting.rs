@@ -360,3 +360,45 @@ async fn a_hook_that_does_not_answer_keeps_no_mail_back() {
         until_mailed(&mail, &format!("no {n} of eight")).await;
     }
 }
+
+const LATE: &str = "INSERT INTO webhook_events (id, type, received_at) VALUES ('evt_late', 'a.b', now() - interval '2 minutes')";
+
+#[tokio::test]
+async fn a_notice_whose_yes_was_lost_is_sent_again_with_the_same_message_id() {
+    let bed = TestBed::new().await;
+    let mail = MailServer::start().await;
+    mail.drop_after_taking(1);
+    bed.db.batch_execute(LATE).await.unwrap();
+    let _worker = worker(&bed, &mail, &[]).await;
+    until_mailed(&mail, "Subject: Tollgate on ").await;
+    until_mailed(&mail, "[firing] backlog_age").await;
+    let sent = "SELECT count(*) FROM alert_notices WHERE status <> 'sent'";
+    bed.until_count(sent, 0).await;
+    let id = |mail: &String| {
+        let line = mail.lines().find(|line| line.starts_with("Message-ID"));
+        line.unwrap().to_owned()
+    };
+    let ids: Vec<String> = mail.mails().iter().map(id).collect();
+    let distinct: BTreeSet<&String> = ids.iter().collect();
+    assert_eq!((ids.len(), distinct.len()), (3, 2), "{ids:?}");
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_while_it_tells_loses_no_alert() {
+    let bed = TestBed::new().await;
+    let mail = MailServer::start().await;
+    mail.stall(2);
+    bed.db.batch_execute(LATE).await.unwrap();
+    let dying = worker(&bed, &mail, &[]).await;
+    bed.until_some("SELECT count(*) FROM alert_notices WHERE attempts = 1")
+        .await;
+    bed.until_some("SELECT count(*) FROM alert_states").await;
+    drop(dying);
+    // The minute of its claim is over.
+    let over = "UPDATE alert_notices SET due_at = now()";
+    bed.db.batch_execute(over).await.unwrap();
+    let _worker = worker(&bed, &mail, &[]).await;
+    until_mailed(&mail, "[firing] backlog_age").await;
+    until_mailed(&mail, "Subject: Tollgate on ").await;
+    assert_eq!(mails(&mail, "[firing] backlog_age"), 1);
+}
