@@ -19,12 +19,13 @@ $$;
 
 GRANT SELECT ON refinery_schema_history TO tollgate_gateway, tollgate_worker, tollgate_ops, tollgate_readonly;
 
--- gateway: stores events and outbox rows, counts duplicates, clears what it has published. It cannot read a body
--- back, nor forge a state.
+-- gateway: stores events and outbox rows, counts duplicates and rejections, clears what it has published. It cannot read
+-- a body back, nor forge a state.
 GRANT INSERT (id, type, livemode, api_version, account, created_at, deliveries), SELECT (id, deliveries), UPDATE (deliveries)
     ON webhook_events TO tollgate_gateway;
 GRANT INSERT (event_id, body) ON event_payloads TO tollgate_gateway;
 GRANT INSERT (event_id, available_at, traceparent), SELECT (id, event_id), DELETE ON outbox TO tollgate_gateway;
+GRANT INSERT (id, cause, count, client, body_sha256, body_bytes) ON rejections TO tollgate_gateway;
 
 -- worker: moves states, writes effects, prunes. It cannot change a body, an attempt or the audit log.
 GRANT SELECT ON webhook_events, event_payloads, event_attempts, dead_letters TO tollgate_worker;
@@ -39,6 +40,11 @@ GRANT SELECT, INSERT, UPDATE ON orders, order_items, registrations, tickets, pay
 GRANT DELETE ON course_purchases TO tollgate_worker;
 GRANT SELECT, INSERT ON alerts TO tollgate_worker;
 GRANT SELECT, INSERT, UPDATE ON alert_states, alert_notices TO tollgate_worker;
+GRANT DELETE ON alert_notices TO tollgate_worker;
+-- For the rules and the daily summary.
+GRANT SELECT, DELETE ON rejections TO tollgate_worker;
+GRANT SELECT ON money_moves TO tollgate_worker;
+GRANT SELECT (at, actor, action) ON audit_log TO tollgate_worker;
 -- It runs the replays that operators planned: it can neither plan one nor change what was planned.
 GRANT UPDATE (resolved_at, resolution) ON dead_letters TO tollgate_worker;
 GRANT SELECT ON replays, replay_items TO tollgate_worker;
@@ -52,7 +58,7 @@ GRANT SELECT, INSERT, DELETE ON event_objects TO tollgate_worker;
 -- ops: reads everything, replays and discards, seeds, and leaves a trace of each in the audit log.
 GRANT SELECT ON webhook_events, event_payloads, event_attempts, outbox, dead_letters, audit_log, products, product_seats, orders,
     order_items, registrations, tickets, payments, course_purchases, emails, alerts, subscriptions,
-    invoices, refunds, replays, replay_items, alert_states, alert_notices TO tollgate_ops;
+    invoices, refunds, replays, replay_items, alert_states, alert_notices, rejections, money_moves TO tollgate_ops;
 GRANT UPDATE (state, budget_from, due_at, finished_at, rescue_from, rescues) ON webhook_events TO tollgate_ops;
 GRANT INSERT ON outbox, audit_log, products, orders, order_items, registrations, replays, replay_items TO tollgate_ops;
 GRANT UPDATE (resolved_at, resolution) ON dead_letters TO tollgate_ops;
@@ -65,4 +71,4 @@ GRANT INSERT, UPDATE ON dead_letter_groups TO tollgate_ops;
 -- read-only: everything but the bodies.
 GRANT SELECT ON webhook_events, event_attempts, outbox, dead_letters, audit_log, products, product_seats, orders, order_items,
     registrations, tickets, payments, course_purchases, emails, alerts, subscriptions, invoices, refunds, replays,
-    replay_items, alert_states TO tollgate_readonly;
+    replay_items, alert_states, rejections, money_moves TO tollgate_readonly;

@@ -8,6 +8,7 @@ pub mod envelope;
 mod intake;
 mod metrics;
 mod refusal;
+mod rejections;
 mod service;
 mod store;
 mod writer;
@@ -35,6 +36,7 @@ use crate::client_limit::ClientLimit;
 use crate::config::{Config, SecretSource};
 use crate::dispatch::Dispatcher;
 use crate::metrics::Metrics;
+use crate::rejections::{RejectionStore, Rejections};
 use crate::service::{Rules, Service};
 use crate::store::{EventStore, OutboxStore};
 use crate::writer::Writers;
@@ -181,7 +183,14 @@ fn start(
     background.spawn(supervisor);
     let dispatcher = Dispatcher::start(&publisher, &outbox_store(&config), &Metrics::new());
     let writers = Writers::start(config.db_connections, &event_store(&config), &dispatcher);
-    (service(config, writers.clone()), writers, dispatcher)
+    let rejections = Rejections::default();
+    background.spawn(
+        rejections
+            .clone()
+            .run(rejection_store(&config), background.token()),
+    );
+    let service = service(config, rejections, writers.clone());
+    (service, writers, dispatcher)
 }
 
 async fn announce_drain(health: Health, shutdown: CancellationToken) {
@@ -189,7 +198,7 @@ async fn announce_drain(health: Health, shutdown: CancellationToken) {
     health.set_draining();
 }
 
-fn service(config: Config, writers: Writers) -> Arc<Service> {
+fn service(config: Config, rejections: Rejections, writers: Writers) -> Arc<Service> {
     let rules = Rules {
         webhook_paths: config.webhook_paths,
         max_body_bytes: config.max_body_bytes,
@@ -201,6 +210,7 @@ fn service(config: Config, writers: Writers) -> Arc<Service> {
         rules,
         config.keys,
         ClientLimit::new(config.invalid_per_minute),
+        rejections,
         writers,
     )
 }
@@ -221,6 +231,11 @@ fn event_store(config: &Config) -> EventStore {
 fn outbox_store(config: &Config) -> OutboxStore {
     let pool = pool(config, OUTBOX_CONNECTIONS, Durability::Deferred);
     OutboxStore::new(pool, config.db_timeout)
+}
+
+fn rejection_store(config: &Config) -> RejectionStore {
+    let pool = pool(config, 1, Durability::Deferred);
+    RejectionStore::new(pool, config.db_timeout)
 }
 
 fn pool(config: &Config, size: usize, durability: Durability) -> Pool {

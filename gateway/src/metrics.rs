@@ -13,11 +13,30 @@ pub struct Metrics {
     publishes: Counter<u64>,
 }
 
+const OUTCOMES: [&str; 16] = [
+    "accepted",
+    "duplicate",
+    "signature_missing",
+    "signature_malformed",
+    "signature_mismatch",
+    "signature_stale",
+    "signature_retired",
+    "rate_limited",
+    "invalid_payload",
+    "broken_body",
+    "slow_body",
+    "payload_too_large",
+    "database",
+    "too_many_waiting",
+    "deadline",
+    "interrupted",
+];
+
 impl Metrics {
     /// Registers the instruments.
     pub fn new() -> Self {
         let meter = opentelemetry::global::meter("gateway");
-        Self {
+        let metrics = Self {
             webhooks: meter
                 .u64_counter("tollgate_webhooks")
                 .with_description("Requests by outcome: accepted, duplicate, or why they were refused")
@@ -32,7 +51,17 @@ impl Metrics {
                 .u64_counter("tollgate_publishes")
                 .with_description("Messages published at once: confirmed, failed, or skipped because too many are under way")
                 .build(),
+        };
+        // A counter that begins with its first count has no increase that an alert could see.
+        for outcome in OUTCOMES {
+            metrics
+                .webhooks
+                .add(0, &[KeyValue::new("outcome", outcome)]);
         }
+        for result in ["confirmed", "failed", "skipped"] {
+            metrics.publishes.add(0, &[KeyValue::new("result", result)]);
+        }
+        metrics
     }
 
     /// Counts a request.

@@ -29,6 +29,9 @@ pub enum Rejection {
     /// Not signed by Stripe for this endpoint, or too long ago.
     #[error(transparent)]
     InvalidSignature(#[from] SignatureError),
+    /// Signed with a secret that is not taken any more.
+    #[error("signed with a secret that was replaced")]
+    RetiredSecret,
     /// Signed, but not an event.
     #[error(transparent)]
     InvalidPayload(#[from] EnvelopeError),
@@ -97,19 +100,29 @@ impl Look {
     }
 }
 
+fn unverified(status: StatusCode) -> Look {
+    let message = "the signature could not be verified";
+    Look::new(status, "invalid_signature", message)
+}
+
 impl Rejection {
+    /// The metric's label, and the cause under which it is stored.
+    pub fn reason(&self) -> &'static str {
+        self.look(StatusCode::BAD_REQUEST).reason
+    }
+
     fn look(&self, invalid_signature_status: StatusCode) -> Look {
         match self {
             Self::InvalidSignature(cause) => {
-                let message = "the signature could not be verified";
-                Look::new(invalid_signature_status, "invalid_signature", message).because(
-                    match cause {
-                        SignatureError::Missing => "signature_missing",
-                        SignatureError::Malformed => "signature_malformed",
-                        SignatureError::Mismatch => "signature_mismatch",
-                        SignatureError::Stale => "signature_stale",
-                    },
-                )
+                unverified(invalid_signature_status).because(match cause {
+                    SignatureError::Missing => "signature_missing",
+                    SignatureError::Malformed => "signature_malformed",
+                    SignatureError::Mismatch => "signature_mismatch",
+                    SignatureError::Stale => "signature_stale",
+                })
+            }
+            Self::RetiredSecret => {
+                unverified(invalid_signature_status).because("signature_retired")
             }
             Self::InvalidPayload(_) => {
                 let message = "the body must be a JSON object with string `id` and `type`";

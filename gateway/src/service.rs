@@ -2,12 +2,12 @@
 //! commit.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
-use hyper::{Method, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use jiff::Timestamp;
 use serde::Serialize;
 use shared::http::{self, Answer};
@@ -20,6 +20,7 @@ use crate::client_limit::ClientLimit;
 use crate::envelope::Envelope;
 use crate::metrics::Metrics;
 use crate::refusal::{Refusal, Rejection, Unavailable};
+use crate::rejections::Rejections;
 use crate::writer::{Accepted, NewEvent, Writers};
 
 const HEALTH_PATH: &str = "/healthz";
@@ -42,11 +43,21 @@ pub struct Rules {
 /// What all requests share.
 pub struct Service {
     rules: Rules,
-    keys: RwLock<Arc<[SigningKey]>>,
+    keys: RwLock<Keys>,
     failures: ClientLimit,
+    rejections: Rejections,
     writers: Writers,
     metrics: Metrics,
 }
+
+/// What may have signed a webhook.
+struct Keys {
+    current: Arc<[SigningKey]>,
+    /// Those replaced last. They open nothing: they only tell a secret that was rolled too early from a forgery.
+    retired: Arc<[SigningKey]>,
+}
+
+const MAX_RETIRED_KEYS: usize = 4;
 
 impl Service {
     /// A service without requests yet.
@@ -54,23 +65,31 @@ impl Service {
         rules: Rules,
         keys: Vec<SigningKey>,
         failures: ClientLimit,
+        rejections: Rejections,
         writers: Writers,
     ) -> Arc<Self> {
+        let keys = Keys {
+            current: keys.into(),
+            retired: Arc::new([]),
+        };
         Arc::new(Self {
             rules,
-            keys: RwLock::new(keys.into()),
+            keys: RwLock::new(keys),
             failures,
+            rejections,
             writers,
             metrics: Metrics::new(),
         })
     }
 
     /// Takes other keys for the requests to come.
-    pub fn replace_keys(&self, keys: Vec<SigningKey>) {
-        *self
-            .keys
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = keys.into();
+    pub fn replace_keys(&self, new: Vec<SigningKey>) {
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        let replaced = keys.current.iter().chain(keys.retired.iter());
+        *keys = Keys {
+            retired: replaced.take(MAX_RETIRED_KEYS).cloned().collect(),
+            current: new.into(),
+        };
     }
 
     /// Forgets clients that fail no more.
@@ -121,13 +140,15 @@ impl Service {
     ) -> Result<Accepted, Refusal> {
         let deadline = (started + self.rules.request_timeout).into();
         let (head, body) = request.into_parts();
+        let note = |rejection: &Rejection, body| self.rejections.note(rejection, peer, body);
         let body = timeout_at(deadline, self.read(body))
             .await
-            .map_err(|_| Rejection::SlowBody)??;
+            .unwrap_or(Err(Rejection::SlowBody))
+            .inspect_err(|rejection| note(rejection, None))?;
         shared::failpoint!("gateway.after_read");
-        self.verify(&head.headers, &body)
-            .map_err(|cause| self.count_failure(peer, cause))?;
-        let envelope = Envelope::read(&body).map_err(Rejection::InvalidPayload)?;
+        let envelope = self
+            .open(peer, &head.headers, &body)
+            .inspect_err(|rejection| note(rejection, Some(&body)))?;
         let span =
             info_span!("webhook", event_id = %envelope.id, event_type = %envelope.event_type);
         let persist = async {
@@ -155,33 +176,73 @@ impl Service {
         }
     }
 
-    fn verify(&self, headers: &hyper::HeaderMap, body: &[u8]) -> Result<(), SignatureError> {
-        let mut values = headers.get_all(SIGNATURE_HEADER).iter();
-        let header = values.next().ok_or(SignatureError::Missing)?;
-        let header = header.to_str().map_err(|_| SignatureError::Malformed)?;
-        if values.next().is_some() {
-            return Err(SignatureError::Malformed);
-        }
-        let keys = self
-            .keys
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone();
-        signature::verify(
-            header,
-            body,
-            &keys,
-            Timestamp::now().as_second(),
-            self.rules.signature_tolerance_s,
-        )
+    /// Verifies a body, then reads what is needed of it.
+    fn open(
+        &self,
+        peer: SocketAddr,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Envelope, Rejection> {
+        let header = signature_header(headers);
+        header
+            .and_then(|header| self.verify(header, body))
+            .map_err(|cause| self.failed(peer, cause, header, body))?;
+        Envelope::read(body).map_err(Rejection::InvalidPayload)
     }
 
-    fn count_failure(&self, peer: SocketAddr, cause: SignatureError) -> Rejection {
-        match self.failures.count_failure(peer.ip()) {
-            Ok(()) => cause.into(),
-            Err(retry_after) => Rejection::RateLimited { retry_after },
+    fn verify(&self, header: &str, body: &[u8]) -> Result<(), SignatureError> {
+        let keys = self.keys().current.clone();
+        self.verify_with(&keys, header, body)
+    }
+
+    fn verify_with(
+        &self,
+        keys: &[SigningKey],
+        header: &str,
+        body: &[u8],
+    ) -> Result<(), SignatureError> {
+        let (now, tolerance) = (
+            Timestamp::now().as_second(),
+            self.rules.signature_tolerance_s,
+        );
+        signature::verify(header, body, keys, now, tolerance)
+    }
+
+    fn keys(&self) -> RwLockReadGuard<'_, Keys> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a failed verification, and says what it was.
+    fn failed(
+        &self,
+        peer: SocketAddr,
+        cause: SignatureError,
+        header: Result<&str, SignatureError>,
+        body: &[u8],
+    ) -> Rejection {
+        if let Err(retry_after) = self.failures.count_failure(peer.ip()) {
+            return Rejection::RateLimited { retry_after };
+        }
+        match (cause, header) {
+            (SignatureError::Mismatch, Ok(header)) => {
+                let retired = self.keys().retired.clone();
+                match self.verify_with(&retired, header, body) {
+                    Ok(()) | Err(SignatureError::Stale) => Rejection::RetiredSecret,
+                    Err(_) => cause.into(),
+                }
+            }
+            _ => cause.into(),
         }
     }
+}
+
+fn signature_header(headers: &HeaderMap) -> Result<&str, SignatureError> {
+    let mut values = headers.get_all(SIGNATURE_HEADER).iter();
+    let header = values.next().ok_or(SignatureError::Missing)?;
+    if values.next().is_some() {
+        return Err(SignatureError::Malformed);
+    }
+    header.to_str().map_err(|_| SignatureError::Malformed)
 }
 
 /// What the sender of an accepted event learns.

@@ -67,6 +67,9 @@ enum Command {
     /// Look at dead letters, replay or discard them
     #[command(subcommand)]
     DeadLetters(commands::dead_letters::Command),
+    /// Look at webhooks that gateways refused
+    #[command(subcommand)]
+    Rejections(commands::rejections::Command),
     /// Serve pages for the people on call
     Console(Box<console::Args>),
 }
@@ -113,6 +116,7 @@ async fn run(cli: Cli) -> Result<(), OpsError> {
         Command::DeadLetters(command) => {
             commands::dead_letters::run(&database, command, output).await
         }
+        Command::Rejections(command) => commands::rejections::run(&database, command, output).await,
         Command::Console(_) => unreachable!("it is started before"),
     }
 }

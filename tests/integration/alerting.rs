@@ -1,14 +1,17 @@
 //! Alerts: each rule fires and resolves, told once by however many workers, by mail and by a signed hook.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use harness::smtp::MailServer;
-use harness::{RunningWorker, TestBed, eventually};
+use harness::stripe::{self, post_with};
+use harness::{RunningGateway, RunningWorker, TestBed, eventually};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde_json::json;
 use shared::signature::SigningKey;
 
 const SECRET: &str = "hook-secret";
@@ -84,6 +87,7 @@ async fn each_rule_fires_once_and_resolves_by_mail_of_one_of_two_workers() {
              SELECT 'evt_' || n, 'charge.refunded', 'dead', 1, 'e', now(), true FROM generate_series(1, 6) n;
              INSERT INTO dead_letters (event_id, reason, error, fingerprint)
              SELECT id, 'order_not_found', 'e', 'f00d' FROM webhook_events;
+             INSERT INTO webhook_events (id, type, state, livemode, finished_at) VALUES ('evt_live', 'a.b', 'ignored', true, now());
              INSERT INTO webhook_events (id, type, received_at, rescue_from, rescues)
              VALUES ('evt_late', 'a.b', now() - interval '6 minutes', now(), 1);
              INSERT INTO alerts (kind, key, message) VALUES ('amount_mismatch', 'evt_x', '10.00 USD, not 20.00 USD')",
@@ -183,17 +187,218 @@ async fn silence_at_a_busy_hour_is_an_alert_by_a_signed_hook_that_repeats() {
 }
 
 #[tokio::test]
-async fn nobody_is_told_where_nobody_is_named() {
+async fn a_worker_that_tells_nobody_leaves_alerts_to_those_who_do() {
     let bed = TestBed::new().await;
     bed.db
         .batch_execute("INSERT INTO webhook_events (id, type, received_at) VALUES ('evt_late', 'a.b', now() - interval '2 minutes')")
         .await
         .unwrap();
-    let _worker = RunningWorker::start(&bed, &[]).await;
-    bed.until_count(
-        "SELECT count(*) FROM alert_states WHERE state = 'firing' AND key = 'warning'",
-        1,
+    let quiet = RunningWorker::start(&bed, &[]).await;
+    quiet.stop().await.unwrap();
+    assert_eq!(bed.count("SELECT count(*) FROM alert_states").await, 0);
+    let mail = MailServer::start().await;
+    let _worker = worker(&bed, &mail, &[]).await;
+    until_mailed(&mail, "[firing] backlog_age").await;
+}
+
+#[tokio::test]
+async fn forged_webhooks_are_an_alert_by_cause_that_fires_and_resolves_by_mail_and_hook() {
+    let bed = TestBed::new().await;
+    let mail = MailServer::start().await;
+    let (url, told) = hook().await;
+    let (url, secret) = (
+        format!("--alert-hook-url={url}"),
+        format!("--alert-hook-secret={SECRET}"),
+    );
+    let hook = [url.as_str(), secret.as_str()];
+    let _workers = tokio::join!(worker(&bed, &mail, &hook), worker(&bed, &mail, &hook));
+    let gateway = RunningGateway::start(&bed, &[]).await;
+    let forge = async |secret: &str, age_s: i64, count: usize| {
+        for _ in 0..count {
+            let at = jiff::Timestamp::now().as_second() - age_s;
+            let header = SigningKey::new(secret).sign(at, b"{}");
+            post_with(gateway.address, "/webhooks/stripe", Some(&header), "{}").await;
+        }
+    };
+    forge("whsec_forged", 0, 21).await;
+    forge(stripe::SECRET, 900, 21).await;
+    for _ in 0..20 {
+        post_with(gateway.address, "/webhooks/stripe", None, "{}").await;
+    }
+    let all = "SELECT coalesce(sum(count), 0)::bigint FROM rejections";
+    bed.until_count(all, 62).await;
+    bed.db
+        .batch_execute("INSERT INTO rejections (id, cause, count, client) VALUES ('g-1', 'signature_retired', 1, '192.0.2.1')")
+        .await
+        .unwrap();
+    for what in [
+        "signature_failures: 21 webhooks within an hour are signed with no secret of ours",
+        "signature_failures: 21 webhooks within an hour are signed too long ago",
+        "retired_secret: 1 webhooks",
+    ] {
+        until_mailed(&mail, &format!("[firing] {what}")).await;
+    }
+    // Twenty are not more than twenty.
+    assert_eq!(mails(&mail, "bear no signature"), 0);
+    // Quiet for five minutes is not over yet, quiet for an hour is.
+    bed.db
+        .batch_execute(
+            "UPDATE rejections SET at = at - interval '10 minutes' WHERE cause = 'signature_stale';
+             UPDATE rejections SET at = at - interval '2 hours' WHERE cause <> 'signature_stale'",
+        )
+        .await
+        .unwrap();
+    until_mailed(
+        &mail,
+        "[resolved] signature_failures: 21 webhooks within an hour are signed with",
     )
     .await;
-    assert_eq!(bed.count("SELECT count(*) FROM alert_notices").await, 0);
+    until_mailed(&mail, "[resolved] retired_secret").await;
+    assert_eq!(
+        mails(
+            &mail,
+            "[resolved] signature_failures: 21 webhooks within an hour are signed too"
+        ),
+        0
+    );
+    bed.until_count(
+        "SELECT count(*) FROM alert_notices WHERE status <> 'sent'",
+        0,
+    )
+    .await;
+    for word in ["firing", "resolved"] {
+        assert_eq!(mails(&mail, &format!("[{word}] retired_secret")), 1);
+        let posts = told.0.lock().unwrap().clone();
+        let texts: BTreeSet<&str> = posts.iter().map(|(_, body)| body.as_str()).collect();
+        let of = |text: &&&str| text.contains(&format!("[{word}] retired_secret"));
+        assert_eq!(texts.iter().filter(of).count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn the_summary_tells_a_day_to_the_cent() {
+    let bed = TestBed::new().await;
+    for (order, currency) in [("ord_1", "usd"), ("ord_2", "usd"), ("ord_3", "jpy")] {
+        let unit = if currency == "jpy" { 2500 } else { 250_000 };
+        bed.seed(&json!({ "products": [{ "id": currency, "kind": "seat", "name": "Seat", "unit_amount_cents": unit,
+            "currency": currency, "capacity": 100 }],
+            "orders": [{ "id": order, "email": "b@example.com", "items": [{ "product": currency, "quantity": 1 }] }] }))
+            .await;
+    }
+    bed.db
+        .batch_execute(
+            "INSERT INTO payments (provider, provider_payment_ref, order_id, status, amount_cents, currency, succeeded)
+             VALUES ('stripe', 'pi_1', 'ord_1', 'succeeded', 250001, 'usd', true),
+                ('stripe', 'pi_2', 'ord_2', 'failed', 250000, 'usd', false),
+                ('stripe', 'pi_3', 'ord_3', 'succeeded', 2500, 'jpy', true);
+             UPDATE payments SET refunded_cents = 5, status = 'partially_refunded' WHERE order_id = 'ord_1';
+             UPDATE payments SET refunded_cents = 5, failure = 'twice' WHERE order_id = 'ord_1';
+             UPDATE payments SET refunded_cents = 105 WHERE order_id = 'ord_1';
+             UPDATE money_moves SET at = date_trunc('day', now() - interval '5 minutes', 'UTC') - interval '1 second';
+             -- Today's and those of the day before yesterday are not of the day.
+             UPDATE payments SET succeeded = true, status = 'succeeded' WHERE order_id = 'ord_2';
+             INSERT INTO money_moves (at, provider_payment_ref, currency, captured_cents, refunded_cents)
+             VALUES (date_trunc('day', now() - interval '5 minutes', 'UTC') - interval '1 day 1 second', 'pi_0', 'usd', 1, 1);
+             INSERT INTO rejections (id, at, cause, count, client)
+             SELECT 'g-' || n, date_trunc('day', now() - interval '5 minutes', 'UTC') - interval '1 hour', 'signature_stale', n, '192.0.2.1'
+             FROM generate_series(1, 3) n;
+             INSERT INTO audit_log (at, actor, action, reason)
+             VALUES (date_trunc('day', now() - interval '5 minutes', 'UTC') - interval '1 hour', 'olga', 'event.retry', 'mended');
+             INSERT INTO webhook_events (id, type, state, received_at, finished_at)
+             SELECT 'evt_' || n, 'a.b', CASE WHEN n > 2 THEN 'processed' ELSE 'ignored' END, at,
+                at + CASE WHEN n > 2 THEN interval '42 ms' ELSE interval '9 s' END
+             FROM generate_series(1, 100) n, (SELECT date_trunc('day', now() - interval '5 minutes', 'UTC') - interval '1 hour' AS at) AS t",
+        )
+        .await
+        .unwrap();
+    let mail = MailServer::start().await;
+    let _workers = tokio::join!(worker(&bed, &mail, &[]), worker(&bed, &mail, &[]));
+    until_mailed(&mail, "Subject: Tollgate on ").await;
+    for line in [
+        "100 received: 98 processed, 2 ignored",
+        "0.042 s from receipt to processed",
+        "2500 JPY captured, 0 JPY refunded",
+        "2500.01 USD captured, 1.05 USD refunded",
+        "6 rejected  6 signature_stale",
+        "1 tried again singly by olga",
+    ] {
+        assert_eq!(mails(&mail, line), 1, "{line}: {:?}", mail.mails());
+    }
+}
+
+#[tokio::test]
+async fn many_alerts_at_once_are_one_mail_and_none_is_told_twice() {
+    let bed = TestBed::new().await;
+    let mail = MailServer::start().await;
+    let raise = "INSERT INTO alerts (kind, key, message)
+        SELECT 'amount_mismatch', 'evt_' || n, 'no ' || n || ' of many' FROM generate_series(1, 30) n";
+    bed.db.batch_execute(raise).await.unwrap();
+    let _workers = tokio::join!(worker(&bed, &mail, &[]), worker(&bed, &mail, &[]));
+    until_mailed(&mail, "notices] [decide] amount_mismatch: no 1 of many").await;
+    bed.db
+        .batch_execute("INSERT INTO alerts (kind, key, message) VALUES ('amount_mismatch', 'evt_31', 'the last one')")
+        .await
+        .unwrap();
+    until_mailed(&mail, "the last one").await;
+    for n in 1..=30 {
+        assert_eq!(mails(&mail, &format!("amount_mismatch: no {n} of many")), 1);
+    }
+    assert_eq!(mails(&mail, "[decide]"), 2);
+}
+
+#[tokio::test]
+async fn a_hook_that_does_not_answer_keeps_no_mail_back() {
+    let bed = TestBed::new().await;
+    let mail = MailServer::start().await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("--alert-hook-url=http://{}/", silent.local_addr().unwrap());
+    let raise = "INSERT INTO alerts (kind, key, message)
+        SELECT 'amount_mismatch', 'evt_' || n, 'no ' || n || ' of eight' FROM generate_series(1, 8) n";
+    bed.db.batch_execute(raise).await.unwrap();
+    let _worker = worker(&bed, &mail, &[&url]).await;
+    for n in 1..=8 {
+        until_mailed(&mail, &format!("no {n} of eight")).await;
+    }
+}
+
+const LATE: &str = "INSERT INTO webhook_events (id, type, received_at) VALUES ('evt_late', 'a.b', now() - interval '2 minutes')";
+
+#[tokio::test]
+async fn a_notice_whose_yes_was_lost_is_sent_again_with_the_same_message_id() {
+    let bed = TestBed::new().await;
+    let mail = MailServer::start().await;
+    mail.drop_after_taking(1);
+    bed.db.batch_execute(LATE).await.unwrap();
+    let _worker = worker(&bed, &mail, &[]).await;
+    until_mailed(&mail, "Subject: Tollgate on ").await;
+    until_mailed(&mail, "[firing] backlog_age").await;
+    let sent = "SELECT count(*) FROM alert_notices WHERE status <> 'sent'";
+    bed.until_count(sent, 0).await;
+    let id = |mail: &String| {
+        let line = mail.lines().find(|line| line.starts_with("Message-ID"));
+        line.unwrap().to_owned()
+    };
+    let ids: Vec<String> = mail.mails().iter().map(id).collect();
+    let distinct: BTreeSet<&String> = ids.iter().collect();
+    assert_eq!((ids.len(), distinct.len()), (3, 2), "{ids:?}");
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_while_it_tells_loses_no_alert() {
+    let bed = TestBed::new().await;
+    let mail = MailServer::start().await;
+    mail.stall(2);
+    bed.db.batch_execute(LATE).await.unwrap();
+    let dying = worker(&bed, &mail, &[]).await;
+    bed.until_some("SELECT count(*) FROM alert_notices WHERE attempts = 1")
+        .await;
+    bed.until_some("SELECT count(*) FROM alert_states").await;
+    drop(dying);
+    // The minute of its claim is over.
+    let over = "UPDATE alert_notices SET due_at = now()";
+    bed.db.batch_execute(over).await.unwrap();
+    let _worker = worker(&bed, &mail, &[]).await;
+    until_mailed(&mail, "[firing] backlog_age").await;
+    until_mailed(&mail, "Subject: Tollgate on ").await;
+    assert_eq!(mails(&mail, "[firing] backlog_age"), 1);
 }

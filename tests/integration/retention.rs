@@ -80,6 +80,32 @@ async fn old_final_events_are_pruned_with_all_that_belongs_to_them() {
 }
 
 #[tokio::test]
+async fn old_rejections_and_told_alerts_go_without_being_asked() {
+    let bed = TestBed::new().await;
+    bed.db
+        .batch_execute(
+            "INSERT INTO rejections (id, at, cause, count, client)
+             SELECT 'g-' || n, now() - n * interval '1 hour', 'slow_body', 1, '192.0.2.1' FROM generate_series(1, 2000) n;
+             INSERT INTO alert_notices (channel, name, subject, body, status, created_at, sent_at)
+             SELECT 'mail', 'n' || n, 's', 'b', CASE WHEN n = 1 THEN 'queued' ELSE 'sent' END,
+                now() - (101 - n) * interval '1 day', CASE WHEN n > 1 THEN now() END
+             FROM generate_series(1, 100) n",
+        )
+        .await
+        .unwrap();
+    let _worker = RunningWorker::start(&bed, &[]).await;
+    let (rejections, notices) = (
+        "SELECT count(*) FROM rejections",
+        "SELECT count(*) FROM alert_notices",
+    );
+    // 30 days of hours, and of the notices 90 days and the one that nobody was told.
+    bed.until_count(rejections, 719).await;
+    bed.until_count(notices, 90).await;
+    let kept = "SELECT count(*) FROM alert_notices WHERE name = 'n1'";
+    assert_eq!(bed.count(kept).await, 1);
+}
+
+#[tokio::test]
 async fn nobody_deletes_what_is_not_final() {
     let bed = TestBed::new().await;
     events(&bed, 40).await;

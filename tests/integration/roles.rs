@@ -35,6 +35,9 @@ async fn the_gateway_cannot_read_bodies_forge_states_or_touch_orders() {
             "INSERT INTO event_attempts (event_id, number) VALUES ('evt_1', 1)",
             "SELECT * FROM dead_letters",
             "SELECT * FROM audit_log",
+            "SELECT count FROM rejections",
+            "UPDATE rejections SET count = 1",
+            "DELETE FROM rejections",
         ],
     )
     .await;
@@ -59,6 +62,10 @@ async fn the_worker_cannot_change_bodies_history_or_the_audit_log() {
             "DELETE FROM event_attempts",
             "DELETE FROM dead_letters",
             "INSERT INTO audit_log (actor, action, reason) VALUES ('a', 'b', 'c')",
+            "SELECT reason FROM audit_log",
+            "INSERT INTO rejections (id, cause, count, client) VALUES ('a', 'b', 1, '::1')",
+            "INSERT INTO money_moves (provider_payment_ref, currency, captured_cents, refunded_cents) VALUES ('a', 'usd', 1, 0)",
+            "UPDATE money_moves SET captured_cents = 0",
             "DELETE FROM orders",
             "UPDATE products SET unit_amount_cents = 0",
         ],

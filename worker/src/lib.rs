@@ -52,8 +52,9 @@ use crate::retention::Retention;
 use crate::seats::Seats;
 
 const APPLICATION: &str = "tollgate-worker";
-/// Connections beside those of the handlers: relay, rescue, recorder, mailer, seats, replayer, retention, alerting and its sender.
-const HELPER_CONNECTIONS: usize = 9;
+/// Connections beside those of the handlers: relay, rescue, recorder, mailer, seats, replayer, retention, two of
+/// alerting and two of its sender.
+const HELPER_CONNECTIONS: usize = 11;
 const DATABASE_WAIT: Duration = Duration::from_secs(5);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -214,8 +215,9 @@ fn start_upkeep(config: &Config, pool: &Pool, metrics: &Metrics, background: &mu
     let alerts = &config.alerts;
     let alerting = Alerting::new(pool.clone(), alerts.clone(), config.livemode);
     background.spawn(alerting.run(token.clone()));
-    let (outlet, from) = (config.outlet.clone(), config.mail_from.clone());
-    background.spawn(Sender::new(pool.clone(), alerts.clone(), outlet, from).run(token));
+    let mail = (config.outlet.clone(), config.mail_from.clone());
+    let sender = Sender::new(pool.clone(), alerts.clone(), mail, metrics.clone());
+    background.spawn(sender.run(token));
 }
 
 async fn announce_drain(health: Health, shutdown: CancellationToken) {

@@ -17,6 +17,7 @@ pub struct Metrics {
     rescued: Counter<u64>,
     emails: Counter<u64>,
     pruned: Counter<u64>,
+    alert_notices: Counter<u64>,
     backlog: Gauge<i64>,
     backlog_age: Gauge<f64>,
 }
@@ -38,7 +39,7 @@ impl Metrics {
                 .with_boundaries(SECONDS.to_vec())
                 .build()
         };
-        Self {
+        let metrics = Self {
             attempts: counter("tollgate_attempts", "Attempts by event type and outcome"),
             duration: seconds("tollgate_attempt_duration", "Time of one attempt"),
             age: seconds(
@@ -66,6 +67,10 @@ impl Metrics {
                 "tollgate_pruned_rows",
                 "Rows that retention removed, by table",
             ),
+            alert_notices: counter(
+                "tollgate_alert_notices",
+                "Notices of alerts, by channel and result",
+            ),
             backlog: meter
                 .i64_gauge("tollgate_backlog_events")
                 .with_description("Events that are not final")
@@ -75,6 +80,33 @@ impl Metrics {
                 .with_unit("s")
                 .with_description("Age of the oldest event that is not final")
                 .build(),
+        };
+        metrics.begin();
+        metrics
+    }
+
+    /// A counter that begins with its first count has no increase that an alert could see.
+    fn begin(&self) {
+        self.wrong_mode.add(0, &[]);
+        self.rescued.add(0, &[]);
+        for result in ["sent", "retried", "failed"] {
+            let result = KeyValue::new("result", result);
+            self.emails.add(0, std::slice::from_ref(&result));
+            for channel in ["mail", "hook"] {
+                let labels = [KeyValue::new("channel", channel), result.clone()];
+                self.alert_notices.add(0, &labels);
+            }
+        }
+        for result in ["confirmed", "failed"] {
+            self.relayed.add(0, &[KeyValue::new("result", result)]);
+        }
+        for table in [
+            "event_payloads",
+            "webhook_events",
+            "rejections",
+            "alert_notices",
+        ] {
+            self.pruned.add(0, &[KeyValue::new("table", table)]);
         }
     }
 
@@ -125,6 +157,15 @@ impl Metrics {
     /// Counts what retention removed.
     pub fn pruned(&self, table: &'static str, rows: u64) {
         self.pruned.add(rows, &[KeyValue::new("table", table)]);
+    }
+
+    /// Counts a notice of an alert.
+    pub fn alert_notice(&self, channel: &'static str, result: &'static str) {
+        let labels = [
+            KeyValue::new("channel", channel),
+            KeyValue::new("result", result),
+        ];
+        self.alert_notices.add(1, &labels);
     }
 
     /// Notes how much waits.

@@ -18,6 +18,10 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const BREATH: Duration = Duration::from_millis(200);
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Addresses of clients are kept no longer than this.
+const REJECTIONS_AGE: Duration = Duration::from_secs(30 * 86_400);
+const NOTICES_AGE: Duration = Duration::from_secs(90 * 86_400);
+
 /// How long what is final is kept; none means for ever.
 #[derive(Debug, Clone, Copy)]
 pub struct Ages {
@@ -61,27 +65,35 @@ impl Retention {
         }
     }
 
-    /// Prunes a batch of bodies and one of events. True when there may be more.
+    /// Prunes a batch of each kind. True when there may be more.
     pub async fn run_once(&self) -> Result<bool, StoreError> {
         let Ages { payloads, events } = self.ages;
-        let (mut bodies, mut whole) = (0, 0);
-        if let Some(age) = payloads {
-            bodies = with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
-                retention::prune_payloads(client, age, BATCH).await
-            })
-            .await?;
+        let pruned = with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
+            let mut pruned = vec![
+                (
+                    "rejections",
+                    retention::prune_rejections(client, REJECTIONS_AGE, BATCH).await?,
+                ),
+                (
+                    "alert_notices",
+                    retention::prune_notices(client, NOTICES_AGE, BATCH).await?,
+                ),
+            ];
+            if let Some(age) = payloads {
+                let bodies = retention::prune_payloads(client, age, BATCH).await?;
+                pruned.push(("event_payloads", bodies));
+            }
+            if let Some(age) = events {
+                let whole = retention::prune_events(client, age, BATCH).await?;
+                pruned.push(("webhook_events", whole));
+            }
+            Ok(pruned)
+        })
+        .await?;
+        for (table, rows) in pruned.iter().filter(|(_, rows)| *rows > 0) {
+            info!(table, rows, "pruned");
+            self.metrics.pruned(table, *rows);
         }
-        if let Some(age) = events {
-            whole = with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
-                retention::prune_events(client, age, BATCH).await
-            })
-            .await?;
-        }
-        if bodies + whole > 0 {
-            info!(bodies, events = whole, "pruned");
-            self.metrics.pruned("event_payloads", bodies);
-            self.metrics.pruned("webhook_events", whole);
-        }
-        Ok(bodies.max(whole) == BATCH.unsigned_abs())
+        Ok(pruned.iter().any(|(_, rows)| *rows == BATCH.unsigned_abs()))
     }
 }

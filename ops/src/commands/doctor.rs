@@ -231,13 +231,14 @@ async fn check_privileges(client: &Object) -> Result<Vec<Finding>, OpsError> {
     const MINE: &str = "
         SELECT concat_ws(' ', privilege, 'on', relation)
         FROM (VALUES ('webhook_events', 'SELECT'), ('event_attempts', 'SELECT'), ('dead_letters', 'SELECT'),
-            ('outbox', 'INSERT'), ('audit_log', 'INSERT'), ('replays', 'INSERT'), ('replay_items', 'INSERT'),
+            ('rejections', 'SELECT'), ('outbox', 'INSERT'), ('audit_log', 'INSERT'), ('replays', 'INSERT'), ('replay_items', 'INSERT'),
             ('orders', 'INSERT'), ('products', 'INSERT'))
             AS needed (relation, privilege)
         WHERE NOT has_table_privilege(relation, privilege)";
     const EXCESS: &str = "
         SELECT concat_ws(' ', role, 'has', privilege, 'on', relation)
         FROM (VALUES ('tollgate_gateway', 'event_payloads', 'SELECT'), ('tollgate_gateway', 'webhook_events', 'DELETE'),
+            ('tollgate_gateway', 'rejections', 'SELECT'),
             ('tollgate_worker', 'event_payloads', 'UPDATE'), ('tollgate_worker', 'audit_log', 'INSERT'),
             ('tollgate_ops', 'audit_log', 'UPDATE'), ('tollgate_ops', 'audit_log', 'DELETE'),
             ('tollgate_readonly', 'event_payloads', 'SELECT'))

@@ -24,6 +24,7 @@ use super::reply::{self, Reply};
 use super::view;
 use crate::store::console::groups::{self, Group};
 use crate::store::console::overview::{self, Backlog, Death, MOST_COUNTED, Minute};
+use crate::store::rejections;
 
 /// How often the database is asked.
 const INTERVAL: Duration = Duration::from_secs(3);
@@ -70,6 +71,8 @@ pub struct Facts {
     pub groups: Vec<Group>,
     /// The last deaths.
     pub deaths: Vec<Death>,
+    /// Webhooks refused in the last hour; none when the database did not say.
+    pub refused: Option<i64>,
     /// The last hour, minute by minute.
     pub minutes: Vec<Minute>,
     /// The backlog's age since this process started, for an hour at the most.
@@ -270,6 +273,9 @@ fn message(snapshot: &Snapshot) -> String {
     format!("event: overview\nid: {id}\n{}\n", data.concat())
 }
 
+/// What waits, the groups, the last deaths, and how many webhooks were refused in the last hour.
+struct Asked(Backlog, Vec<Group>, Vec<Death>, i64);
+
 impl History {
     async fn poll(&mut self, sources: &Sources) -> Snapshot {
         let at = Timestamp::now();
@@ -285,9 +291,11 @@ impl History {
                 light("Database", "down", "down", "no answer")
             }
         };
-        let (backlog, groups, deaths) = match asked {
-            Ok((backlog, groups, deaths)) => (Some(backlog), groups, deaths),
-            Err(_) => (None, Vec::new(), Vec::new()),
+        let (backlog, groups, deaths, refused) = match asked {
+            Ok(Asked(backlog, groups, deaths, refused)) => {
+                (Some(backlog), groups, deaths, Some(refused))
+            }
+            Err(_) => (None, Vec::new(), Vec::new(), None),
         };
         let lights = vec![
             database,
@@ -301,6 +309,7 @@ impl History {
             backlog,
             groups,
             deaths,
+            refused,
             minutes: self.last_hour(at),
             ages: Vec::new(),
         };
@@ -310,11 +319,7 @@ impl History {
         Snapshot { facts, html }
     }
 
-    async fn ask_database(
-        &mut self,
-        pool: &Pool,
-        now: Timestamp,
-    ) -> Result<(Backlog, Vec<Group>, Vec<Death>), StoreError> {
+    async fn ask_database(&mut self, pool: &Pool, now: Timestamp) -> Result<Asked, StoreError> {
         let whole = self.polls.is_multiple_of(WHOLE_HOUR_EVERY);
         let since = minutes_before(now, if whole { HOUR } else { 1 });
         let (minutes, asked) = with_client(pool, TIMEOUT, async |client| {
@@ -323,7 +328,8 @@ impl History {
             let backlog = overview::backlog(client).await?;
             let groups = groups::list(client, None, 8).await?;
             let deaths = overview::recent_deaths(client).await?;
-            Ok((minutes, (backlog, groups, deaths)))
+            let refused = rejections::last_hour(client).await?;
+            Ok((minutes, Asked(backlog, groups, deaths, refused)))
         })
         .await?;
         self.polls = self.polls.wrapping_add(1);

@@ -48,7 +48,7 @@ impl Hook {
 
     /// Posts a text. An error is for people.
     pub async fn post(&self, text: &str, now_s: i64) -> Result<(), String> {
-        let body = json!({ "text": text }).to_string();
+        let body = json!({ "text": escaped(text) }).to_string();
         let mut request = Request::post(&self.uri).header("content-type", "application/json");
         if let Some(key) = &self.key {
             request = request.header("tollgate-signature", key.sign(now_s, body.as_bytes()));
@@ -63,5 +63,26 @@ impl Hook {
             Ok(Err(error)) => Err(format!("hook: {error}")),
             Err(_) => Err("hook: no answer in time".to_owned()),
         }
+    }
+}
+
+/// As Slack wants it (docs.slack.dev/messaging/formatting-message-text): so no text of an event can mention a channel or
+/// make a link.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escaped;
+
+    #[test]
+    fn a_text_mentions_nobody() {
+        assert_eq!(
+            escaped("<!channel> & <@U1>"),
+            "&lt;!channel&gt; &amp; &lt;@U1&gt;"
+        );
     }
 }

@@ -1,18 +1,21 @@
-//! Alerting: looks at the rules, by one worker at a time, and writes what must be told. `sender` tells it.
+//! Alerting: looks at the rules, and at the day that is over, by one worker at a time each, and writes what must be told.
+//! `sender` tells it.
 
 mod hook;
 pub mod rules;
 mod sender;
+pub mod summary;
 
 use std::time::Duration;
 
-use deadpool_postgres::{Object, Pool};
+use deadpool_postgres::{Object, Pool, Transaction};
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use lettre::message::Mailbox;
 use shared::database::{StoreError, with_client};
 use shared::lifecycle::sleep_unless;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 pub use hook::Hook;
 pub use sender::Sender;
@@ -20,10 +23,14 @@ pub use sender::Sender;
 use crate::alerting::rules::News;
 use crate::store::alerting::{self, Notice};
 
-const INTERVAL: Duration = Duration::from_secs(5);
-const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
+const RULES_INTERVAL: Duration = Duration::from_secs(5);
+const RULES_TIMEOUT: Duration = Duration::from_secs(10);
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
+const SUMMARY_TIMEOUT: Duration = Duration::from_secs(120);
 /// The summary of a day is told this long after its end, by UTC.
 const SUMMARY_AFTER: SignedDuration = SignedDuration::from_mins(5);
+/// More at once are told in one notice.
+const MANY_NOTICES: usize = 10;
 
 /// Who is told, and how often.
 #[derive(Clone)]
@@ -61,71 +68,115 @@ impl Alerting {
         }
     }
 
-    /// Looks until `shutdown`.
+    /// Looks until `shutdown`. Where nobody is named it leaves that to other workers: what it noted, they would not tell.
     pub async fn run(self, shutdown: CancellationToken) {
-        loop {
-            if let Err(error) = self.run_once().await {
-                debug!(%error, "alerting waits");
-            }
-            if !sleep_unless(&shutdown, INTERVAL).await {
-                return;
-            }
+        if self.settings.channels().is_empty() {
+            return shutdown.cancelled().await;
         }
+        let rules = async {
+            loop {
+                note_failure("rules", self.run_once().await);
+                if !sleep_unless(&shutdown, RULES_INTERVAL).await {
+                    return;
+                }
+            }
+        };
+        let summaries = async {
+            loop {
+                note_failure("summary", self.summarise_once().await);
+                if !sleep_unless(&shutdown, SUMMARY_INTERVAL).await {
+                    return;
+                }
+            }
+        };
+        tokio::join!(rules, summaries);
     }
 
-    /// Looks once, unless another worker does at this moment.
+    /// Looks at the rules once, unless another worker does at this moment.
     pub async fn run_once(&self) -> Result<(), StoreError> {
-        with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
-            self.look(client).await
-        })
-        .await
+        let look = async |client: &mut Object| self.look(client).await;
+        with_client(&self.pool, RULES_TIMEOUT, look).await
     }
 
     async fn look(&self, client: &mut Object) -> Result<(), StoreError> {
         let tx = client.transaction().await?;
-        let Some(now) = alerting::try_lock(&tx).await? else {
+        let Some(now) = alerting::try_lock(&tx, "alerting").await? else {
             return Ok(());
         };
         let measured = alerting::measure(&tx, self.livemode).await?;
-        let firing = rules::firing(&measured);
-        let repeat = SignedDuration::try_from(self.settings.repeat).unwrap_or(SignedDuration::MAX);
         let known = alerting::known(&tx).await?;
+        let firing = rules::firing(&measured, &known);
+        let repeat = SignedDuration::try_from(self.settings.repeat).unwrap_or(SignedDuration::MAX);
+        let channels = self.settings.channels();
         let mut notices = Vec::new();
         for news in rules::news(&firing, &known, now, repeat) {
             alerting::note(&tx, &news).await?;
             notices.push(notice(&news, now));
         }
-        let channels = self.settings.channels();
-        if !channels.is_empty() {
-            notices.extend(alerting::untold(&tx, &channels).await?);
-            notices.extend(self.summary(&tx, now, &channels).await?);
-        }
-        alerting::queue(&tx, &channels, &notices).await?;
+        notices.extend(alerting::untold(&tx, &channels).await?);
+        tell(&tx, &channels, &notices, now).await?;
         Ok(tx.commit().await?)
     }
 
-    /// The summary of the last day that is over, if nobody wrote it yet.
-    async fn summary(
-        &self,
-        tx: &deadpool_postgres::Transaction<'_>,
-        now: Timestamp,
-        channels: &[&'static str],
-    ) -> Result<Option<Notice>, StoreError> {
-        let told = (now - SUMMARY_AFTER).to_zoned(jiff::tz::TimeZone::UTC);
-        let Ok(day) = told.date().yesterday() else {
-            return Ok(None);
+    /// Sums up the last day that is over, unless that was done or another worker does it at this moment.
+    pub async fn summarise_once(&self) -> Result<(), StoreError> {
+        let summarise = async |client: &mut Object| self.summarise(client).await;
+        with_client(&self.pool, SUMMARY_TIMEOUT, summarise).await
+    }
+
+    /// In a transaction of its own: a day that takes long to sum up must not keep an alert back.
+    async fn summarise(&self, client: &mut Object) -> Result<(), StoreError> {
+        let tx = client.transaction().await?;
+        let Some(now) = alerting::try_lock(&tx, "summary").await? else {
+            return Ok(());
+        };
+        let (channels, over) = (self.settings.channels(), now - SUMMARY_AFTER);
+        let Ok(day) = over.to_zoned(TimeZone::UTC).date().yesterday() else {
+            return Ok(());
         };
         let name = format!("summary/{day}");
-        if alerting::is_queued(tx, channels, &name).await? {
-            return Ok(None);
+        if alerting::is_queued(&tx, &channels, &name).await? {
+            return Ok(());
         }
-        let body = alerting::summary(tx, &day.to_string()).await?;
-        Ok(Some(Notice {
+        alerting::take_time(&tx).await?;
+        let numbers = alerting::day(&tx, &day.to_string()).await?;
+        let notice = Notice {
             name,
             subject: format!("Tollgate on {day}"),
-            body,
-        }))
+            body: summary::text(&numbers),
+        };
+        alerting::queue(&tx, &channels, &[notice]).await?;
+        Ok(tx.commit().await?)
     }
+}
+
+fn note_failure(duty: &str, result: Result<(), StoreError>) {
+    if let Err(error) = result {
+        warn!(duty, %error, "alerting waits");
+    }
+}
+
+/// Queues notices, or one of all of them where there are many: a flood of mails is not read.
+async fn tell(
+    tx: &Transaction<'_>,
+    channels: &[&'static str],
+    notices: &[Notice],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    if notices.len() <= MANY_NOTICES {
+        return alerting::queue(tx, channels, notices).await;
+    }
+    let lines: Vec<&str> = notices
+        .iter()
+        .map(|notice| notice.subject.as_str())
+        .collect();
+    let all = Notice {
+        name: format!("bundle/{now}"),
+        subject: format!("[{} notices] {}", notices.len(), lines[0]),
+        body: lines.join("\n"),
+    };
+    alerting::bundle(tx, channels, notices).await?;
+    alerting::queue(tx, channels, &[all]).await
 }
 
 /// What is told of it.

@@ -9,8 +9,19 @@ pub struct Group {
     pub fingerprint: String,
     /// A fixed word for the cause.
     pub reason: String,
-    /// How many.
+    /// How many, up to [`MOST_COUNTED`].
     pub count: i64,
+}
+
+/// Webhooks that could not be verified, of one cause.
+#[derive(Debug, Clone)]
+pub struct Unverified {
+    /// As in the metrics.
+    pub cause: String,
+    /// Within five minutes.
+    pub recently: i64,
+    /// Within an hour.
+    pub lately: i64,
 }
 
 /// What the rules look at.
@@ -22,6 +33,8 @@ pub struct Measured {
     pub payments: Vec<Group>,
     /// Seconds that the oldest new event waits for its first attempt.
     pub backlog_age_s: f64,
+    /// What gateways refused as not signed by Stripe.
+    pub unverified: Vec<Unverified>,
     /// Events of the other mode within an hour.
     pub wrong_mode: i64,
     /// Events whose message was lost within a day.
@@ -34,8 +47,14 @@ pub struct Measured {
 
 /// More failures of one cause within an hour are an alert.
 pub const MANY_FAILURES: i64 = 5;
+/// Of a group no more are counted than these.
+pub const MOST_COUNTED: i64 = 100;
 const BACKLOG_WARN_S: f64 = 60.0;
 const BACKLOG_PAGE_S: f64 = 300.0;
+/// More webhooks that cannot be verified within five minutes are an alert.
+const MANY_UNVERIFIED: i64 = 20;
+/// The cause of webhooks that are signed with a secret that was replaced.
+const RETIRED: &str = "signature_retired";
 /// A silence this many times as long as usual.
 const QUIET_FACTOR: f64 = 3.0;
 const LEAST_QUIET_S: f64 = 300.0;
@@ -88,54 +107,130 @@ pub enum News {
     },
 }
 
-/// The alerts that fire.
-pub fn firing(measured: &Measured) -> Vec<Firing> {
-    let mut found = Vec::new();
-    let mut add = |rule, key: &str, message: String| {
-        found.push(Firing {
-            rule,
-            key: key.to_owned(),
-            message,
-        });
+/// The alerts that fire. One that fires already goes on until its cause is clearly over, so that nothing at the edge of
+/// a limit tells it again and again.
+pub fn firing(measured: &Measured, known: &[Known]) -> Vec<Firing> {
+    [
+        dead_letters(measured),
+        backlog(measured.backlog_age_s, known),
+        signatures(&measured.unverified, known),
+        arrivals(measured),
+    ]
+    .concat()
+}
+
+fn fires(rule: &'static str, key: &str, message: String) -> Firing {
+    Firing {
+        rule,
+        key: key.to_owned(),
+        message,
+    }
+}
+
+fn has_fired(known: &[Known], rule: &str, key: &str) -> bool {
+    known
+        .iter()
+        .any(|known| known.firing && known.rule == rule && known.key == key)
+}
+
+fn dead_letters(measured: &Measured) -> Vec<Firing> {
+    let of = |rule, what: &str, group: &Group| {
+        let Group {
+            fingerprint,
+            reason,
+            count,
+        } = group;
+        let more = if *count < MOST_COUNTED {
+            ""
+        } else {
+            " or more"
+        };
+        let text = format!("{count}{more} {what}: {reason} (group {fingerprint})");
+        fires(rule, fingerprint, text)
     };
-    for Group {
-        fingerprint,
-        reason,
-        count,
-    } in &measured.growing
-    {
-        let text = format!("{count} events died within an hour: {reason} (group {fingerprint})");
-        add("repeated_failures", fingerprint, text);
-    }
-    for Group {
-        fingerprint,
-        reason,
-        count,
-    } in &measured.payments
-    {
-        let text = format!("{count} payment events are dead: {reason} (group {fingerprint})");
-        add("dead_payments", fingerprint, text);
-    }
-    let age = measured.backlog_age_s;
-    for (level, limit) in [("warning", BACKLOG_WARN_S), ("page", BACKLOG_PAGE_S)] {
-        if age > limit {
+    let growing = measured.growing.iter();
+    let payments = measured.payments.iter();
+    growing
+        .map(|group| of("repeated_failures", "events died within an hour", group))
+        .chain(payments.map(|group| of("dead_payments", "payment events are dead", group)))
+        .collect()
+}
+
+fn backlog(age_s: f64, known: &[Known]) -> Vec<Firing> {
+    let levels = [("warning", BACKLOG_WARN_S), ("page", BACKLOG_PAGE_S)];
+    let firing = levels.into_iter().filter(|(level, limit)| {
+        let over = has_fired(known, "backlog_age", level) && age_s > limit / 2.0;
+        age_s > *limit || over
+    });
+    firing
+        .map(|(level, limit)| {
             let text = format!("the oldest event waits for more than {limit:.0} s");
-            add("backlog_age", level, text);
+            fires("backlog_age", level, text)
+        })
+        .collect()
+}
+
+fn signatures(unverified: &[Unverified], known: &[Known]) -> Vec<Firing> {
+    let mut found = Vec::new();
+    for Unverified {
+        cause,
+        recently,
+        lately,
+    } in unverified
+    {
+        if cause == RETIRED {
+            let text = format!(
+                "{lately} webhooks within an hour are signed with a secret that was replaced: \
+                 give it back to the gateways until Stripe has stopped using it"
+            );
+            found.push(fires("retired_secret", "", text));
+            continue;
+        }
+        let goes_on = has_fired(known, "signature_failures", cause) && *lately > MANY_UNVERIFIED;
+        if *recently > MANY_UNVERIFIED || goes_on {
+            let text = format!("{lately} webhooks within an hour {}", meaning(cause));
+            found.push(fires("signature_failures", cause, text));
         }
     }
+    found
+}
+
+fn meaning(cause: &str) -> &'static str {
+    match cause {
+        "signature_missing" => {
+            "bear no signature (signature_missing): somebody tries the address, or a proxy drops the header"
+        }
+        "signature_malformed" => {
+            "bear a signature that is none (signature_malformed): somebody tries the address"
+        }
+        "signature_mismatch" => {
+            "are signed with no secret of ours (signature_mismatch): an attack, or a secret was rolled and the gateways \
+             were not told"
+        }
+        "signature_stale" => {
+            "are signed too long ago or ahead (signature_stale): a clock is wrong, or old webhooks are sent again"
+        }
+        _ => {
+            "could not be verified and came too fast from one client (rate_limited): a flood of forgeries"
+        }
+    }
+}
+
+fn arrivals(measured: &Measured) -> Vec<Firing> {
+    let mut found = Vec::new();
     if measured.wrong_mode > 0 {
         let text = "events of the other mode (live or test) arrive and are ignored";
-        add("wrong_mode", "", text.to_owned());
+        found.push(fires("wrong_mode", "", text.to_owned()));
     }
     if measured.rescued > 0 {
         let text = "messages of events were lost and published again within the last day";
-        add("rescued", "", text.to_owned());
+        found.push(fires("rescued", "", text.to_owned()));
     }
     if let (Some(quiet), Some(gap)) = (measured.quiet_s, measured.usual_gap_s)
         && quiet > (gap * QUIET_FACTOR).max(LEAST_QUIET_S)
     {
         let text = format!("no event arrives; at this hour one comes every {gap:.0} s");
-        add("silence", "", text);
+        found.push(fires("silence", "", text));
     }
     found
 }
@@ -185,9 +280,32 @@ pub fn news(
 mod tests {
     use super::*;
 
-    fn rules(measured: &Measured) -> Vec<String> {
+    fn rules(measured: &Measured, known: &[Known]) -> Vec<String> {
         let name = |alert: &Firing| format!("{}/{}", alert.rule, alert.key);
-        firing(measured).iter().map(name).collect()
+        firing(measured, known).iter().map(name).collect()
+    }
+
+    fn known(rule: &str, key: &str) -> Known {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        Known {
+            rule: rule.to_owned(),
+            key: key.to_owned(),
+            firing: true,
+            message: "m".to_owned(),
+            since: now,
+            told_at: now,
+        }
+    }
+
+    fn unverified(cause: &str, recently: i64, lately: i64) -> Measured {
+        Measured {
+            unverified: vec![Unverified {
+                cause: cause.to_owned(),
+                recently,
+                lately,
+            }],
+            ..Measured::default()
+        }
     }
 
     #[test]
@@ -246,8 +364,46 @@ mod tests {
             (quiet(Some(301.0), Some(101.0)), vec![]),
             (quiet(Some(299.0), Some(1.0)), vec![]),
             (quiet(Some(9_999.0), None), vec![]),
+            (unverified("signature_stale", 20, 900), vec![]),
+            (
+                unverified("signature_stale", 21, 21),
+                vec!["signature_failures/signature_stale"],
+            ),
+            (
+                unverified("signature_retired", 0, 1),
+                vec!["retired_secret/"],
+            ),
         ] {
-            assert_eq!(rules(&measured), fires, "{measured:?}");
+            assert_eq!(rules(&measured, &[]), fires, "{measured:?}");
+        }
+    }
+
+    #[test]
+    fn what_fires_goes_on_until_it_is_clearly_over() {
+        let age = |backlog_age_s| Measured {
+            backlog_age_s,
+            ..Measured::default()
+        };
+        let cause = "signature_mismatch";
+        for (known, measured, goes_on) in [
+            (known("backlog_age", "warning"), age(31.0), true),
+            (known("backlog_age", "warning"), age(30.0), false),
+            (
+                known("signature_failures", cause),
+                unverified(cause, 0, 21),
+                true,
+            ),
+            (
+                known("signature_failures", cause),
+                unverified(cause, 0, 20),
+                false,
+            ),
+        ] {
+            assert_eq!(
+                rules(&measured, &[known]).len() == 1,
+                goes_on,
+                "{measured:?}"
+            );
         }
     }
 

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Object, Pool};
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use lettre::Message;
 use lettre::message::Mailbox;
 use sha2::{Digest, Sha256};
+use shared::backoff::Backoff;
 use shared::database::{StoreError, with_client};
 use shared::lifecycle::sleep_unless;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::AlertSettings;
 use crate::mail::Outlet;
+use crate::metrics::Metrics;
 use crate::store::alerting::{self, QueuedNotice};
 
 const IDLE: Duration = Duration::from_secs(1);
@@ -24,6 +27,8 @@ const FIRST_RETRY: Duration = Duration::from_secs(2);
 const LONGEST_RETRY: Duration = Duration::from_secs(600);
 /// Some six hours.
 const MAX_ATTEMPTS: i32 = 45;
+/// Some 20 s with the waits between them.
+const NOTE_TRIES: u32 = 10;
 const MAX_SUBJECT_CHARS: usize = 200;
 
 /// Sends notices.
@@ -32,23 +37,41 @@ pub struct Sender {
     settings: AlertSettings,
     outlet: Outlet,
     from: Mailbox,
+    metrics: Metrics,
 }
 
 impl Sender {
     /// A sender.
-    pub fn new(pool: Pool, settings: AlertSettings, outlet: Outlet, from: Mailbox) -> Self {
+    pub fn new(
+        pool: Pool,
+        settings: AlertSettings,
+        (outlet, from): (Outlet, Mailbox),
+        metrics: Metrics,
+    ) -> Self {
         Self {
             pool,
             settings,
             outlet,
             from,
+            metrics,
         }
     }
 
-    /// Sends until `shutdown`.
+    /// Sends until `shutdown`, on each channel for itself: one that does not answer keeps no other back.
     pub async fn run(self, shutdown: CancellationToken) {
+        let channels = self.settings.channels();
+        join_all(
+            channels
+                .iter()
+                .map(|channel| self.run_channel(channel, &shutdown)),
+        )
+        .await;
+        shutdown.cancelled().await;
+    }
+
+    async fn run_channel(&self, channel: &'static str, shutdown: &CancellationToken) {
         loop {
-            let pause = match self.run_once().await {
+            let pause = match self.run_once(channel).await {
                 Ok(true) => Duration::ZERO,
                 Ok(false) => IDLE,
                 Err(error) => {
@@ -56,44 +79,67 @@ impl Sender {
                     IDLE
                 }
             };
-            if !sleep_unless(&shutdown, pause).await {
+            if !sleep_unless(shutdown, pause).await {
                 return;
             }
         }
     }
 
     /// Sends one notice. False when none is due.
-    pub async fn run_once(&self) -> Result<bool, StoreError> {
+    async fn run_once(&self, channel: &'static str) -> Result<bool, StoreError> {
         let due = with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
-            alerting::claim(client, &self.settings.channels()).await
+            alerting::claim(client, channel).await
         })
         .await?;
         let Some(notice) = due else {
             return Ok(false);
         };
+        let id = notice.id;
         let sent = tokio::time::timeout(SEND_TIMEOUT, self.send(&notice)).await;
-        let result = sent.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-        with_client(&self.pool, DATABASE_TIMEOUT, async |client| match result {
+        match sent.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
             Ok(()) => {
-                info!(
-                    notice = notice.id,
-                    channel = notice.channel,
-                    "alert notice sent"
-                );
-                alerting::sent(client, notice.id).await
+                info!(notice = id, channel, "alert notice sent");
+                self.metrics.alert_notice(channel, "sent");
+                self.note_sent(id).await?;
             }
-            Err(problem) => {
-                warn!(
-                    notice = notice.id,
-                    channel = notice.channel,
-                    "alert notice not sent"
-                );
-                let again = (notice.attempt < MAX_ATTEMPTS).then(|| wait(notice.attempt));
-                alerting::not_sent(client, notice.id, &problem, again).await
-            }
-        })
-        .await?;
+            Err(problem) => self.note_failed(&notice, channel, &problem).await?,
+        }
         Ok(true)
+    }
+
+    /// Tries for as long as the claim lasts: once it is over, the notice would go out again.
+    async fn note_sent(&self, id: i64) -> Result<(), StoreError> {
+        let mut backoff = Backoff::reconnect();
+        for _ in 0..NOTE_TRIES {
+            let note = async |client: &mut Object| alerting::sent(client, id).await;
+            match with_client(&self.pool, DATABASE_TIMEOUT, note).await {
+                Err(error) => debug!(%error, "a sent notice is not noted yet"),
+                noted => return noted,
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+        Err(StoreError::timed_out())
+    }
+
+    async fn note_failed(
+        &self,
+        notice: &QueuedNotice,
+        channel: &'static str,
+        problem: &str,
+    ) -> Result<(), StoreError> {
+        let again = (notice.attempt < MAX_ATTEMPTS).then(|| wait(notice.attempt));
+        warn!(
+            notice = notice.id,
+            channel,
+            attempt = notice.attempt,
+            "alert notice not sent"
+        );
+        let result = if again.is_some() { "retried" } else { "failed" };
+        self.metrics.alert_notice(channel, result);
+        with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
+            alerting::not_sent(client, notice.id, problem, again).await
+        })
+        .await
     }
 
     async fn send(&self, notice: &QueuedNotice) -> Result<(), String> {

@@ -7,7 +7,10 @@ use jiff::Timestamp;
 use shared::database::{StoreError, execute, query, query_opt};
 use tokio_postgres::Row;
 
-use crate::alerting::rules::{Group, Known, MANY_FAILURES, Measured, News};
+use crate::alerting::rules::{
+    Group, Known, MANY_FAILURES, MOST_COUNTED, Measured, News, Unverified,
+};
+use crate::alerting::summary::{Day, Events, Moved, Replay};
 
 /// Something to tell.
 #[derive(Debug)]
@@ -37,52 +40,96 @@ pub struct QueuedNotice {
     pub attempt: i32,
 }
 
-/// Makes this transaction the only one that looks at the rules, and gives the database's clock. None while another does.
-pub async fn try_lock(tx: &Transaction<'_>) -> Result<Option<Timestamp>, StoreError> {
-    const LOCK: &str = "
-        SELECT clock_timestamp() WHERE pg_try_advisory_xact_lock(hashtextextended('tollgate alerting', 0))";
-    Ok(query_opt(tx, LOCK, &[]).await?.map(|row| row.get(0)))
+/// Makes this transaction the only one that does a duty, and gives the database's clock. None while another does it.
+pub async fn try_lock(tx: &Transaction<'_>, duty: &str) -> Result<Option<Timestamp>, StoreError> {
+    const LOCK: &str =
+        "SELECT clock_timestamp() WHERE pg_try_advisory_xact_lock(hashtextextended($1, 0))";
+    let name = format!("tollgate {duty}");
+    Ok(query_opt(tx, LOCK, &[&name]).await?.map(|row| row.get(0)))
 }
 
-/// All that the rules look at.
+/// All that the rules look at. Each query reads a bounded number of rows, however many there are.
 pub async fn measure(tx: &Transaction<'_>, livemode: bool) -> Result<Measured, StoreError> {
     const GROWING: &str = "
-        SELECT fingerprint, min(reason) AS reason, count(*) AS count FROM dead_letters
-        WHERE resolved_at IS NULL AND died_at > now() - interval '1 hour'
-        GROUP BY fingerprint HAVING count(*) > $1 LIMIT 100";
+        SELECT fingerprint, min(reason) AS reason, least(count(*), $2) AS count FROM (
+            SELECT fingerprint, reason FROM dead_letters
+            WHERE resolved_at IS NULL AND died_at > now() - interval '1 hour' ORDER BY died_at DESC LIMIT 10000) AS recent
+        GROUP BY fingerprint HAVING count(*) > $1 ORDER BY fingerprint LIMIT 100";
+    // One step of the index per group. The letters of a group are of one handler, so its newest ones tell what it is.
     const PAYMENTS: &str = "
-        SELECT fingerprint, min(reason) AS reason, count(*) AS count
-        FROM dead_letters JOIN webhook_events event ON event.id = event_id
-        WHERE resolved_at IS NULL
-            AND (type LIKE 'payment_intent.%' OR type LIKE 'charge.%' OR type LIKE 'checkout.session.%' OR type LIKE 'refund.%')
-        GROUP BY fingerprint LIMIT 100";
+        WITH RECURSIVE known AS (
+            (SELECT fingerprint FROM dead_letters WHERE resolved_at IS NULL ORDER BY fingerprint LIMIT 1)
+            UNION ALL
+            SELECT (SELECT fingerprint FROM dead_letters
+                WHERE resolved_at IS NULL AND fingerprint > known.fingerprint ORDER BY fingerprint LIMIT 1)
+            FROM known WHERE known.fingerprint IS NOT NULL
+        )
+        SELECT known.fingerprint, min(letter.reason) AS reason, count(*) AS count
+        FROM (SELECT fingerprint FROM known WHERE fingerprint IS NOT NULL LIMIT 100) AS known, LATERAL (
+            SELECT event_id, reason FROM dead_letters
+            WHERE resolved_at IS NULL AND fingerprint = known.fingerprint ORDER BY died_at DESC LIMIT $1) AS letter
+        JOIN webhook_events event ON event.id = letter.event_id
+        WHERE type LIKE 'payment_intent.%' OR type LIKE 'charge.%' OR type LIKE 'checkout.session.%' OR type LIKE 'refund.%'
+        GROUP BY known.fingerprint";
+    const UNVERIFIED: &str = "
+        SELECT cause, coalesce(sum(count) FILTER (WHERE at > now() - interval '5 minutes'), 0)::bigint AS recently,
+            sum(count)::bigint AS lately
+        FROM rejections
+        WHERE at > now() - interval '1 hour' AND (cause LIKE 'signature%' OR cause = 'rate_limited')
+        GROUP BY cause ORDER BY cause";
+    Ok(Measured {
+        growing: groups(&query(tx, GROWING, &[&MANY_FAILURES, &MOST_COUNTED]).await?),
+        payments: groups(&query(tx, PAYMENTS, &[&MOST_COUNTED]).await?),
+        unverified: query(tx, UNVERIFIED, &[])
+            .await?
+            .iter()
+            .map(unverified)
+            .collect(),
+        ..numbers(tx, livemode).await?
+    })
+}
+
+async fn numbers(tx: &Transaction<'_>, livemode: bool) -> Result<Measured, StoreError> {
+    // What waits is found by when its message went out, of which there is an index of its own. A usual hour is counted
+    // up to one event a second: less often matters only.
     const NUMBERS: &str = "
-        SELECT (SELECT extract(epoch FROM now() - min(received_at))::float8 FROM webhook_events
+        SELECT (SELECT extract(epoch FROM now() - min(received_at))::float8 FROM (
+                SELECT received_at, state, budget_from FROM webhook_events WHERE state IN ('received', 'retrying')
+                ORDER BY rescue_from LIMIT 10000) AS waiting
                 WHERE state = 'received' AND budget_from = 0) AS backlog_age_s,
             (SELECT count(*) FROM (SELECT FROM webhook_events
-                WHERE received_at > now() - interval '1 hour' AND livemode = NOT $1 LIMIT 1) AS one) AS wrong_mode,
+                WHERE state = 'ignored' AND livemode = NOT $1 AND received_at > now() - interval '1 hour' LIMIT 1) AS one)
+                AS wrong_mode,
             (SELECT count(*) FROM (SELECT FROM webhook_events
                 WHERE rescues > 0 AND rescue_from > now() - interval '1 day' LIMIT 1) AS one) AS rescued,
             (SELECT extract(epoch FROM now() - max(received_at))::float8 FROM webhook_events) AS quiet_s,
             (SELECT 14400 / nullif(sum(came), 0)::float8 FROM generate_series(1, 4) week, LATERAL (
-                SELECT count(*) AS came FROM webhook_events
-                WHERE received_at >= date_trunc('hour', now()) - week * interval '7 days'
-                    AND received_at < date_trunc('hour', now()) - week * interval '7 days' + interval '1 hour'
+                SELECT count(*) AS came FROM (
+                    SELECT FROM webhook_events
+                    WHERE received_at >= date_trunc('hour', now()) - week * interval '7 days'
+                        AND received_at < date_trunc('hour', now()) - week * interval '7 days' + interval '1 hour'
+                    LIMIT 3600) AS few
             ) AS hour) AS usual_gap_s";
     let numbers = query_opt(tx, NUMBERS, &[&livemode])
         .await?
         .ok_or(StoreError::Rejected("numbers without a row"))?;
+    let age: Option<f64> = numbers.get("backlog_age_s");
     Ok(Measured {
-        growing: groups(&query(tx, GROWING, &[&MANY_FAILURES]).await?),
-        payments: groups(&query(tx, PAYMENTS, &[]).await?),
-        backlog_age_s: numbers
-            .get::<_, Option<f64>>("backlog_age_s")
-            .unwrap_or(0.0),
+        backlog_age_s: age.unwrap_or(0.0),
         wrong_mode: numbers.get("wrong_mode"),
         rescued: numbers.get("rescued"),
         quiet_s: numbers.get("quiet_s"),
         usual_gap_s: numbers.get("usual_gap_s"),
+        ..Measured::default()
     })
+}
+
+fn unverified(row: &Row) -> Unverified {
+    Unverified {
+        cause: row.get("cause"),
+        recently: row.get("recently"),
+        lately: row.get("lately"),
+    }
 }
 
 fn groups(rows: &[Row]) -> Vec<Group> {
@@ -141,7 +188,7 @@ pub async fn untold(
         WHERE raised_at > now() - interval '1 day' AND EXISTS (
             SELECT FROM unnest($1::text[]) channel WHERE NOT EXISTS (
                 SELECT FROM alert_notices told WHERE told.channel = channel.channel AND told.name = 'alert/' || alerts.id))
-        ORDER BY id LIMIT 100";
+        ORDER BY id LIMIT 50";
     let notice = |row: &Row| {
         let (kind, key, message): (&str, &str, &str) =
             (row.get("kind"), row.get("key"), row.get("message"));
@@ -173,8 +220,27 @@ pub async fn queue(
     channels: &[&'static str],
     notices: &[Notice],
 ) -> Result<(), StoreError> {
-    const QUEUE: &str = "
-        INSERT INTO alert_notices (channel, name, subject, body) SELECT channel, $2, $3, $4 FROM unnest($1::text[]) channel
+    insert(tx, channels, notices, "queued").await
+}
+
+/// Keeps the names of notices that are told within another one.
+pub async fn bundle(
+    tx: &Transaction<'_>,
+    channels: &[&'static str],
+    notices: &[Notice],
+) -> Result<(), StoreError> {
+    insert(tx, channels, notices, "bundled").await
+}
+
+async fn insert(
+    tx: &Transaction<'_>,
+    channels: &[&'static str],
+    notices: &[Notice],
+    status: &str,
+) -> Result<(), StoreError> {
+    const INSERT: &str = "
+        INSERT INTO alert_notices (channel, name, subject, body, status)
+        SELECT channel, $2, $3, $4, $5 FROM unnest($1::text[]) channel
         ON CONFLICT ON CONSTRAINT alert_notices_once DO NOTHING";
     for Notice {
         name,
@@ -182,48 +248,109 @@ pub async fn queue(
         body,
     } in notices
     {
-        execute(tx, QUEUE, &[&channels, name, subject, body]).await?;
+        execute(tx, INSERT, &[&channels, name, subject, body, &status]).await?;
     }
     Ok(())
 }
 
-/// A day in numbers, as text.
-pub async fn summary(tx: &Transaction<'_>, day: &str) -> Result<String, StoreError> {
-    const SUMMARY: &str = "
-        WITH day AS (
-            SELECT $1::text::date AT TIME ZONE 'UTC' AS first, ($1::text::date + 1) AT TIME ZONE 'UTC' AS behind
-        ), event AS (
-            SELECT state, finished_at - received_at AS took FROM webhook_events, day
-            WHERE received_at >= first AND received_at < behind
-        )
-        SELECT format(E'%s received: %s processed, %s ignored, %s dead, %s discarded, %s under way\n', count(*),
-                count(*) FILTER (WHERE state = 'processed'), count(*) FILTER (WHERE state = 'ignored'),
-                count(*) FILTER (WHERE state = 'dead'), count(*) FILTER (WHERE state = 'discarded'),
-                count(*) FILTER (WHERE state IN ('received', 'retrying')))
-            || format(E'%s s from receipt to the final state for 95 of 100\n',
-                round(coalesce(extract(epoch FROM percentile_disc(0.95) WITHIN GROUP (ORDER BY took)), 0), 3))
-            || (SELECT format(E'%s replayed by %s replays\n', coalesce(sum(cursor - skipped), 0), count(*)) FROM replays, day
-                WHERE created_at >= first AND created_at < behind)
-            || (SELECT coalesce(string_agg(format(E'  replay %s by %s: %s, %s of %s processed\n', id, created_by, state,
-                    processed, planned_count), '' ORDER BY id), '') FROM replays, day
-                WHERE created_at >= first AND created_at < behind)
-            || (SELECT format(E'%s dead letters open in %s groups\n', count(*), count(DISTINCT fingerprint))
-                FROM dead_letters WHERE resolved_at IS NULL)
-        FROM event";
-    let row = query_opt(tx, SUMMARY, &[&day])
+/// Lets this transaction's statements take longer: a day may be large.
+pub async fn take_time(tx: &Transaction<'_>) -> Result<(), StoreError> {
+    Ok(tx
+        .batch_execute("SET LOCAL statement_timeout = '60s'")
+        .await?)
+}
+
+/// A day of UTC in numbers.
+pub async fn day(tx: &Transaction<'_>, day: &str) -> Result<Day, StoreError> {
+    const MONEY: &str = "
+        SELECT currency, sum(captured_cents)::bigint, sum(refunded_cents)::bigint FROM money_moves
+        WHERE at >= $1::text::date AT TIME ZONE 'UTC' AND at < ($1::text::date + 1) AT TIME ZONE 'UTC'
+        GROUP BY currency ORDER BY currency";
+    const REJECTED: &str = "
+        SELECT cause, sum(count)::bigint FROM rejections
+        WHERE at >= $1::text::date AT TIME ZONE 'UTC' AND at < ($1::text::date + 1) AT TIME ZONE 'UTC'
+        GROUP BY cause ORDER BY 2 DESC, cause";
+    const RETRIED: &str = "
+        SELECT actor, count(*) FROM audit_log
+        WHERE at >= $1::text::date AT TIME ZONE 'UTC' AND at < ($1::text::date + 1) AT TIME ZONE 'UTC'
+            AND action IN ('event.retry', 'dead_letters.replay')
+        GROUP BY actor ORDER BY 2 DESC, actor LIMIT 50";
+    const OPEN: &str =
+        "SELECT count(*), count(DISTINCT fingerprint) FROM dead_letters WHERE resolved_at IS NULL";
+    let moved = |row: &Row| Moved {
+        currency: row.get(0),
+        captured_cents: row.get(1),
+        refunded_cents: row.get(2),
+    };
+    let counted = |row: &Row| (row.get(0), row.get(1));
+    let open = query_opt(tx, OPEN, &[]).await?;
+    Ok(Day {
+        events: events(tx, day).await?,
+        money: query(tx, MONEY, &[&day]).await?.iter().map(moved).collect(),
+        rejected: query(tx, REJECTED, &[&day])
+            .await?
+            .iter()
+            .map(counted)
+            .collect(),
+        replays: replays(tx, day).await?,
+        retried: query(tx, RETRIED, &[&day])
+            .await?
+            .iter()
+            .map(counted)
+            .collect(),
+        open: open.map_or((0, 0), |row| (row.get(0), row.get(1))),
+    })
+}
+
+async fn events(tx: &Transaction<'_>, day: &str) -> Result<Events, StoreError> {
+    const EVENTS: &str = "
+        SELECT count(*) AS received, count(*) FILTER (WHERE state = 'processed') AS processed,
+            count(*) FILTER (WHERE state = 'ignored') AS ignored, count(*) FILTER (WHERE state = 'dead') AS dead,
+            count(*) FILTER (WHERE state = 'discarded') AS discarded,
+            percentile_disc(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - received_at)::float8)
+                FILTER (WHERE state = 'processed') AS p95_s
+        FROM webhook_events
+        WHERE received_at >= $1::text::date AT TIME ZONE 'UTC' AND received_at < ($1::text::date + 1) AT TIME ZONE 'UTC'";
+    let row = query_opt(tx, EVENTS, &[&day])
         .await?
-        .ok_or(StoreError::Rejected("a summary without a row"))?;
-    Ok(row.get(0))
+        .ok_or(StoreError::Rejected("a count without a row"))?;
+    Ok(Events {
+        received: row.get("received"),
+        processed: row.get("processed"),
+        ignored: row.get("ignored"),
+        dead: row.get("dead"),
+        discarded: row.get("discarded"),
+        p95_s: row.get("p95_s"),
+    })
+}
+
+async fn replays(tx: &Transaction<'_>, day: &str) -> Result<Vec<Replay>, StoreError> {
+    const REPLAYS: &str = "
+        SELECT id, created_by, state, planned_count::bigint AS planned, (cursor - skipped)::bigint AS put_back,
+            processed::bigint AS processed
+        FROM replays
+        WHERE created_at >= $1::text::date AT TIME ZONE 'UTC' AND created_at < ($1::text::date + 1) AT TIME ZONE 'UTC'
+        ORDER BY id LIMIT 50";
+    let replay = |row: &Row| Replay {
+        id: row.get("id"),
+        by: row.get("created_by"),
+        state: row.get("state"),
+        planned: row.get("planned"),
+        put_back: row.get("put_back"),
+        processed: row.get("processed"),
+    };
+    let rows = query(tx, REPLAYS, &[&day]).await?;
+    Ok(rows.iter().map(replay).collect())
 }
 
 /// Takes a notice that is due, for a minute: a worker that dies meanwhile leaves it to the others.
 pub async fn claim(
     client: &impl GenericClient,
-    channels: &[&'static str],
+    channel: &str,
 ) -> Result<Option<QueuedNotice>, StoreError> {
     const CLAIM: &str = "
         WITH due AS (
-            SELECT id FROM alert_notices WHERE status = 'queued' AND due_at <= now() AND channel = ANY($1)
+            SELECT id FROM alert_notices WHERE status = 'queued' AND due_at <= now() AND channel = $1
             ORDER BY due_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
         )
         UPDATE alert_notices notice SET due_at = now() + interval '1 minute', attempts = attempts + 1
@@ -237,7 +364,7 @@ pub async fn claim(
         body: row.get("body"),
         attempt: row.get("attempts"),
     };
-    Ok(query_opt(client, CLAIM, &[&channels]).await?.map(notice))
+    Ok(query_opt(client, CLAIM, &[&channel]).await?.map(notice))
 }
 
 /// It was taken.

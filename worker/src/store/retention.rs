@@ -50,3 +50,30 @@ pub async fn prune_events(
     let row = query_opt(client, PRUNE, &[&age.as_secs_f64(), &most]).await?;
     Ok(row.map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
 }
+
+/// Removes what was noted of refused webhooks longer than `age` ago. Returns how many rows.
+pub async fn prune_rejections(
+    client: &impl GenericClient,
+    age: Duration,
+    most: i64,
+) -> Result<u64, StoreError> {
+    const PRUNE: &str = "
+        DELETE FROM rejections USING (
+            SELECT id FROM rejections WHERE at < now() - make_interval(secs => $1) ORDER BY at LIMIT $2) AS old
+        WHERE rejections.id = old.id";
+    execute(client, PRUNE, &[&age.as_secs_f64(), &most]).await
+}
+
+/// Removes notices of alerts that were told, or given up, longer than `age` ago. Returns how many.
+pub async fn prune_notices(
+    client: &impl GenericClient,
+    age: Duration,
+    most: i64,
+) -> Result<u64, StoreError> {
+    // Ids grow with time: the first ones are the oldest.
+    const PRUNE: &str = "
+        DELETE FROM alert_notices notice USING (SELECT id FROM alert_notices ORDER BY id LIMIT $2) AS first
+        WHERE notice.id = first.id AND notice.status <> 'queued'
+            AND notice.created_at < now() - make_interval(secs => $1)";
+    execute(client, PRUNE, &[&age.as_secs_f64(), &most]).await
+}

@@ -1,0 +1,205 @@
+//! A day in numbers, as text. Pure.
+
+use std::fmt::Write;
+
+use shared::money::Money;
+
+/// A day in numbers.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Day {
+    /// Events that came, and what became of them so far.
+    pub events: Events,
+    /// What moved, by currency.
+    pub money: Vec<Moved>,
+    /// Refused webhooks by cause.
+    pub rejected: Vec<(String, i64)>,
+    /// Replays that were planned.
+    pub replays: Vec<Replay>,
+    /// Who tried how many events again singly.
+    pub retried: Vec<(String, i64)>,
+    /// Open dead letters, whenever they died, and their groups.
+    pub open: (i64, i64),
+}
+
+/// Events that came, by state.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Events {
+    /// All.
+    pub received: i64,
+    /// Those processed.
+    pub processed: i64,
+    /// Those ignored.
+    pub ignored: i64,
+    /// Those dead.
+    pub dead: i64,
+    /// Those discarded.
+    pub discarded: i64,
+    /// Seconds from receipt to processed, of 95 of 100.
+    pub p95_s: Option<f64>,
+}
+
+/// What moved in one currency.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    /// Three lower-case letters.
+    pub currency: String,
+    /// Minor units.
+    pub captured_cents: i64,
+    /// Minor units.
+    pub refunded_cents: i64,
+}
+
+/// A replay of many events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replay {
+    /// Its id.
+    pub id: i64,
+    /// Who planned it.
+    pub by: String,
+    /// Where it stands.
+    pub state: String,
+    /// How many events were planned.
+    pub planned: i64,
+    /// How many were put back.
+    pub put_back: i64,
+    /// How many of those were processed.
+    pub processed: i64,
+}
+
+/// The day for people, a line for each number.
+pub fn text(day: &Day) -> String {
+    let mut text = events(&day.events);
+    for Moved {
+        currency,
+        captured_cents,
+        refunded_cents,
+    } in &day.money
+    {
+        let money = |cents: &i64| Money::new(*cents, currency.as_str());
+        let (captured, refunded) = (money(captured_cents), money(refunded_cents));
+        line(
+            &mut text,
+            format_args!("{captured} captured, {refunded} refunded"),
+        );
+    }
+    if day.money.is_empty() {
+        line(&mut text, format_args!("no money moved"));
+    }
+    rejected(&mut text, &day.rejected);
+    replayed(&mut text, day);
+    let (letters, groups) = day.open;
+    line(
+        &mut text,
+        format_args!("{letters} dead letters open in {groups} groups"),
+    );
+    text
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    // Writing into a string does not fail.
+    let _ = writeln!(text, "{line}");
+}
+
+fn events(events: &Events) -> String {
+    let Events {
+        received,
+        processed,
+        ignored,
+        dead,
+        discarded,
+        p95_s,
+    } = events;
+    let under_way = received - processed - ignored - dead - discarded;
+    let mut text = format!(
+        "{received} received: {processed} processed, {ignored} ignored, {dead} dead, {discarded} discarded, \
+         {under_way} under way\n"
+    );
+    if let Some(p95_s) = p95_s {
+        let what = "s from receipt to processed for 95 of 100";
+        line(&mut text, format_args!("{p95_s:.3} {what}"));
+    }
+    text
+}
+
+fn rejected(text: &mut String, causes: &[(String, i64)]) {
+    let all: i64 = causes.iter().map(|(_, count)| count).sum();
+    line(text, format_args!("{all} rejected"));
+    for (cause, count) in causes {
+        line(text, format_args!("  {count} {cause}"));
+    }
+}
+
+fn replayed(text: &mut String, day: &Day) {
+    let put_back: i64 = day.replays.iter().map(|replay| replay.put_back).sum();
+    let replays = day.replays.len();
+    line(
+        text,
+        format_args!("{put_back} replayed by {replays} replays"),
+    );
+    for Replay {
+        id,
+        by,
+        state,
+        planned,
+        put_back,
+        processed,
+    } in &day.replays
+    {
+        let what = format!("{put_back} of {planned} put back, {processed} processed");
+        line(text, format_args!("  replay {id} by {by}: {state}, {what}"));
+    }
+    for (by, count) in &day.retried {
+        line(text, format_args!("{count} tried again singly by {by}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_reads_with_exact_money_in_the_digits_of_its_currency() {
+        let moved = |currency: &str, captured_cents, refunded_cents| Moved {
+            currency: currency.to_owned(),
+            captured_cents,
+            refunded_cents,
+        };
+        let day = Day {
+            events: Events {
+                received: 10,
+                processed: 6,
+                ignored: 2,
+                dead: 1,
+                discarded: 0,
+                p95_s: Some(0.0421),
+            },
+            money: vec![
+                moved("jpy", 12_000, 500),
+                moved("usd", 9_007_199_254_740_993, 5),
+            ],
+            rejected: vec![("signature_stale".to_owned(), 3)],
+            replays: vec![Replay {
+                id: 4,
+                by: "ann".to_owned(),
+                state: "finished".to_owned(),
+                planned: 3,
+                put_back: 2,
+                processed: 2,
+            }],
+            retried: vec![("olga".to_owned(), 1)],
+            open: (7, 2),
+        };
+        assert_eq!(
+            text(&day),
+            "10 received: 6 processed, 2 ignored, 1 dead, 0 discarded, 1 under way\n\
+             0.042 s from receipt to processed for 95 of 100\n\
+             12000 JPY captured, 500 JPY refunded\n\
+             90071992547409.93 USD captured, 0.05 USD refunded\n\
+             3 rejected\n  3 signature_stale\n\
+             2 replayed by 1 replays\n  replay 4 by ann: finished, 2 of 3 put back, 2 processed\n\
+             1 tried again singly by olga\n\
+             7 dead letters open in 2 groups\n"
+        );
+        assert!(text(&Day::default()).contains("no money moved\n0 rejected\n0 replayed"));
+    }
+}
