@@ -4,13 +4,14 @@
 mod client_limit;
 pub mod config;
 mod dispatch;
-pub mod envelope;
 mod intake;
 mod metrics;
 mod refusal;
 mod service;
 mod store;
 mod writer;
+
+pub use shared::envelope;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

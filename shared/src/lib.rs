@@ -5,6 +5,7 @@ pub mod admin;
 pub mod backoff;
 pub mod broker;
 pub mod database;
+pub mod envelope;
 pub mod failpoint;
 pub mod health;
 pub mod http;
