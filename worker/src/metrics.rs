@@ -17,6 +17,8 @@ pub struct Metrics {
     rescued: Counter<u64>,
     emails: Counter<u64>,
     pruned: Counter<u64>,
+    reconciliations: Counter<u64>,
+    imported: Counter<u64>,
     backlog: Gauge<i64>,
     backlog_age: Gauge<f64>,
 }
@@ -65,6 +67,14 @@ impl Metrics {
             pruned: counter(
                 "tollgate_pruned_rows",
                 "Rows that retention removed, by table",
+            ),
+            reconciliations: counter(
+                "tollgate_reconciliations",
+                "Scheduled comparisons with Stripe's list of events, by result",
+            ),
+            imported: counter(
+                "tollgate_reconciled_events",
+                "Events that scheduled reconciliations imported",
             ),
             backlog: meter
                 .i64_gauge("tollgate_backlog_events")
@@ -125,6 +135,17 @@ impl Metrics {
     /// Counts what retention removed.
     pub fn pruned(&self, table: &'static str, rows: u64) {
         self.pruned.add(rows, &[KeyValue::new("table", table)]);
+    }
+
+    /// Counts a reconciliation.
+    pub fn reconciled(&self, result: &'static str) {
+        self.reconciliations
+            .add(1, &[KeyValue::new("result", result)]);
+    }
+
+    /// Counts events that a reconciliation imported.
+    pub fn imported(&self, events: u32) {
+        self.imported.add(u64::from(events), &[]);
     }
 
     /// Notes how much waits.
