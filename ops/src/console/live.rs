@@ -24,6 +24,7 @@ use super::reply::{self, Reply};
 use super::view;
 use crate::store::console::groups::{self, Group};
 use crate::store::console::overview::{self, Backlog, Death, MOST_COUNTED, Minute};
+use crate::store::reconciliations::{self, Reconciliation};
 
 /// How often the database is asked.
 const INTERVAL: Duration = Duration::from_secs(3);
@@ -70,6 +71,8 @@ pub struct Facts {
     pub groups: Vec<Group>,
     /// The last deaths.
     pub deaths: Vec<Death>,
+    /// The last comparison with Stripe's list of events, if there was any.
+    pub reconciled: Option<Reconciliation>,
     /// The last hour, minute by minute.
     pub minutes: Vec<Minute>,
     /// The backlog's age since this process started, for an hour at the most.
@@ -129,6 +132,16 @@ impl Facts {
         }
     }
 
+    /// How the last reconciliation ended, in a word.
+    pub fn reconciled_word(&self) -> &'static str {
+        match self.reconciled.as_ref().map(|run| run.state.as_str()) {
+            None => "never",
+            Some("failed") => "failed",
+            Some("running") => "runs",
+            Some(_) => "done",
+        }
+    }
+
     /// How much waits.
     pub fn waiting(&self) -> String {
         match &self.backlog {
@@ -173,6 +186,9 @@ pub struct Live {
     slots: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
+
+/// What the database says, but for the last hour.
+type Asked = (Backlog, Vec<Group>, Vec<Death>, Option<Reconciliation>);
 
 /// What a poll keeps for the next one.
 #[derive(Default)]
@@ -285,9 +301,11 @@ impl History {
                 light("Database", "down", "down", "no answer")
             }
         };
-        let (backlog, groups, deaths) = match asked {
-            Ok((backlog, groups, deaths)) => (Some(backlog), groups, deaths),
-            Err(_) => (None, Vec::new(), Vec::new()),
+        let (backlog, groups, deaths, reconciled) = match asked {
+            Ok((backlog, groups, deaths, reconciled)) => {
+                (Some(backlog), groups, deaths, reconciled)
+            }
+            Err(_) => (None, Vec::new(), Vec::new(), None),
         };
         let lights = vec![
             database,
@@ -301,6 +319,7 @@ impl History {
             backlog,
             groups,
             deaths,
+            reconciled,
             minutes: self.last_hour(at),
             ages: Vec::new(),
         };
@@ -310,11 +329,7 @@ impl History {
         Snapshot { facts, html }
     }
 
-    async fn ask_database(
-        &mut self,
-        pool: &Pool,
-        now: Timestamp,
-    ) -> Result<(Backlog, Vec<Group>, Vec<Death>), StoreError> {
+    async fn ask_database(&mut self, pool: &Pool, now: Timestamp) -> Result<Asked, StoreError> {
         let whole = self.polls.is_multiple_of(WHOLE_HOUR_EVERY);
         let since = minutes_before(now, if whole { HOUR } else { 1 });
         let (minutes, asked) = with_client(pool, TIMEOUT, async |client| {
@@ -323,7 +338,8 @@ impl History {
             let backlog = overview::backlog(client).await?;
             let groups = groups::list(client, None, 8).await?;
             let deaths = overview::recent_deaths(client).await?;
-            Ok((minutes, (backlog, groups, deaths)))
+            let reconciled = reconciliations::list(client, None, 1).await?.pop();
+            Ok((minutes, (backlog, groups, deaths, reconciled)))
         })
         .await?;
         self.polls = self.polls.wrapping_add(1);

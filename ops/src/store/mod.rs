@@ -6,4 +6,5 @@ pub mod conditions;
 pub mod console;
 pub mod dead_letters;
 pub mod events;
+pub mod reconciliations;
 pub mod replays;
