@@ -17,6 +17,7 @@ mod migrations;
 mod ops;
 mod permutations;
 mod processes;
+mod reconcile;
 mod replays;
 mod retention;
 mod roles;
