@@ -55,6 +55,14 @@ GRANT SELECT, INSERT, UPDATE ON subscriptions, invoices, refunds TO tollgate_wor
 GRANT SELECT ON products, product_seats TO tollgate_worker;
 GRANT SELECT, INSERT, DELETE ON event_objects TO tollgate_worker;
 
+-- worker and ops reconcile: what they import passes through a function that notes where it came from.
+GRANT SELECT, INSERT (started_by, scheduled, everything, since),
+    UPDATE (state, pages, listed, known, imported, unreadable, error, beat_at, finished_at) ON reconciliations
+    TO tollgate_worker, tollgate_ops;
+GRANT EXECUTE ON FUNCTION reconcile_import TO tollgate_worker, tollgate_ops;
+GRANT SELECT ON reconciled_events TO tollgate_worker, tollgate_ops, tollgate_readonly;
+GRANT SELECT ON reconciliations TO tollgate_readonly;
+
 -- ops: reads everything, replays and discards, seeds, and leaves a trace of each in the audit log.
 GRANT SELECT ON webhook_events, event_payloads, event_attempts, outbox, dead_letters, audit_log, products, product_seats, orders,
     order_items, registrations, tickets, payments, course_purchases, emails, alerts, subscriptions,

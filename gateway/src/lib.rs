@@ -4,7 +4,6 @@
 mod client_limit;
 pub mod config;
 mod dispatch;
-pub mod envelope;
 mod intake;
 mod metrics;
 mod refusal;
@@ -12,6 +11,8 @@ mod rejections;
 mod service;
 mod store;
 mod writer;
+
+pub use shared::envelope;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

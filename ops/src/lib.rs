@@ -1,4 +1,4 @@
-//! Operates Tollgate from the command line: migrate, seed, check, trigger, inspect, replay. Data goes to stdout,
+//! Operates Tollgate from the command line: migrate, seed, check, trigger, inspect, replay, reconcile. Data goes to stdout,
 //! everything else to stderr; it never prompts.
 
 pub mod commands;
@@ -13,7 +13,7 @@ mod retry;
 pub mod store;
 
 use clap::{Parser, Subcommand};
-use deadpool_postgres::Object;
+use deadpool_postgres::{Object, Pool};
 use shared::database::{self, Durability, PoolSettings};
 use shared::settings::database_url;
 use std::process::ExitCode;
@@ -51,6 +51,8 @@ enum Command {
     Seed(commands::seed::Args),
     /// Check every dependency, setting and privilege, and say how to mend what is wrong
     Doctor(commands::doctor::Args),
+    /// Import events that Stripe could not deliver, from its list of events
+    Reconcile(Box<commands::reconcile::Args>),
     /// Build, sign and post a realistic event
     Trigger(commands::trigger::Args),
     /// Look at events, or retry one
@@ -109,6 +111,7 @@ async fn run(cli: Cli) -> Result<(), OpsError> {
         Command::Migrate => commands::migrate::run(&database, output).await,
         Command::Seed(args) => commands::seed::run(&database, &args, output).await,
         Command::Doctor(args) => commands::doctor::run(&database, &args, output).await,
+        Command::Reconcile(args) => commands::reconcile::run(&database, &args, output).await,
         Command::Trigger(args) => commands::trigger::run(&database, &args, output).await,
         Command::Events(command) => commands::events::run(&database, command, output).await,
         Command::Completions { shell } => commands::completions::run(shell),
@@ -127,6 +130,12 @@ pub struct Database(Option<String>);
 impl Database {
     /// A connection.
     pub async fn connect(&self) -> Result<Object, OpsError> {
+        let client = self.pool(1)?.get().await;
+        Ok(client.map_err(database::StoreError::from)?)
+    }
+
+    /// So many connections.
+    pub fn pool(&self, size: usize) -> Result<Pool, OpsError> {
         let raw = self
             .0
             .as_deref()
@@ -137,15 +146,13 @@ impl Database {
             .map_err(|problem| OpsError::Usage(format!("DATABASE_URL {problem}")))?;
         let settings = PoolSettings {
             application_name: "tollgate-ops",
-            size: 1,
+            size,
             wait: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(60),
             durability: Durability::Full,
             generic_plans: false,
         };
-        let pool = database::pool(&config, &settings);
-        let client = pool.get().await.map_err(database::StoreError::from)?;
-        Ok(client)
+        Ok(database::pool(&config, &settings))
     }
 
     /// Whether it was said where the database is.

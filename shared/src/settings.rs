@@ -113,6 +113,13 @@ impl Check {
 #[derive(Debug)]
 pub struct Problems(Vec<String>);
 
+impl Problems {
+    /// What is wrong, one text a problem.
+    pub fn texts(&self) -> &[String] {
+        &self.0
+    }
+}
+
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for problem in &self.0 {

@@ -170,6 +170,7 @@ async fn every_page_is_accessible_in_both_colours() {
         ("replays", "/replays".to_owned()),
         ("plan", "/replays/new?filter=all".to_owned()),
         ("replay", "/replays/1".to_owned()),
+        ("reconcile", "/reconcile".to_owned()),
         ("rejections", "/rejections".to_owned()),
         ("audit", "/audit".to_owned()),
         ("not-found", "/nothing".to_owned()),

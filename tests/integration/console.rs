@@ -51,6 +51,7 @@ async fn every_page_is_served_with_strict_headers() {
         GROUP,
         "/replays",
         "/replays/new?filter=all",
+        "/reconcile",
         "/rejections",
         "/audit",
         "/overview/charts.json",

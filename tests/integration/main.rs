@@ -18,6 +18,7 @@ mod monitoring;
 mod ops;
 mod permutations;
 mod processes;
+mod reconcile;
 mod rejections;
 mod replays;
 mod retention;

@@ -22,9 +22,16 @@ pub async fn program(name: &str) -> Command {
     let mut command = Command::new(directory.join(name));
     // Settings of whoever runs the tests must not reach the programs.
     for (variable, _) in std::env::vars() {
-        if ["GATEWAY_", "WORKER_", "STRIPE_", "OTEL_", "CONSOLE_"]
-            .iter()
-            .any(|prefix| variable.starts_with(prefix))
+        if [
+            "GATEWAY_",
+            "WORKER_",
+            "STRIPE_",
+            "OTEL_",
+            "CONSOLE_",
+            "RECONCILE_",
+        ]
+        .iter()
+        .any(|prefix| variable.starts_with(prefix))
         {
             command.env_remove(variable);
         }

@@ -1,5 +1,5 @@
 //! The harness of the integration tests: a database and broker names per test, the real services from their libraries
-//! on port 0 or as processes, a client that signs like Stripe, a mail server, a proxy that breaks connections, and the
+//! on port 0 or as processes, a client that signs like Stripe, Stripe's list of events, a mail server, a proxy that breaks connections, and the
 //! stage, the load and the checker of the fault table.
 
 #![expect(
@@ -20,6 +20,7 @@ mod services;
 pub mod simulator;
 pub mod smtp;
 pub mod stripe;
+pub mod stripe_api;
 
 pub use bed::{TestBed, amqp_url};
 pub use eventually::eventually;

@@ -12,10 +12,12 @@ use shared::orders::store::SeatTimes;
 use shared::settings::{
     Check, Problems, ServiceArgs, ServiceSettings, address, boolean, count, duration,
 };
+use shared::stripe::StripeArgs;
 
 use crate::alerting::{AlertSettings, Hook};
 use crate::decision::Policy;
 use crate::mail::Outlet;
+use crate::reconciler::Schedule;
 use crate::retention::Ages;
 
 /// Fulfills events: consumes the queue, runs handlers, sends mails, relays and rescues messages. Run as many as wanted.
@@ -57,6 +59,11 @@ pub struct Args {
     /// Final events are removed when they are older than this, 31d at the least; `off` keeps them
     #[arg(long, env = "RETENTION_EVENTS", default_value = "off")]
     retention_events: String,
+    #[command(flatten)]
+    stripe: StripeArgs,
+    /// How often Stripe's list of undelivered events is looked at, where its key is set; `off` for never
+    #[arg(long, env = "RECONCILE_EVERY", default_value = "1h")]
+    reconcile_every: String,
     /// Addresses that alerts and the daily summary are mailed to, separated by commas
     #[arg(
         long,
@@ -107,6 +114,8 @@ pub struct Config {
     pub seat_times: SeatTimes,
     /// When what is final is removed.
     pub ages: Ages,
+    /// When Stripe's list is compared with what is stored, if ever.
+    pub reconcile: Option<Schedule>,
     /// Who is told of alerts.
     pub alerts: AlertSettings,
     /// Where mails go.
@@ -133,6 +142,7 @@ impl Config {
         let hold = check.value("SEAT_HOLD", &args.seat_hold, duration);
         let offer = check.value("SEAT_OFFER", &args.seat_offer, duration);
         let ages = ages(args, &mut check);
+        let reconcile = reconcile(args, livemode, &mut check);
         let alerts = alerts(args, &mut check);
         let outlet = match args
             .smtp_url
@@ -160,6 +170,7 @@ impl Config {
                     offer: offer?,
                 },
                 ages: ages?,
+                reconcile: reconcile?,
                 alerts: alerts?,
                 outlet: outlet?,
                 mail_from: mail_from?,
@@ -199,6 +210,20 @@ fn ages(args: &Args, check: &mut Check) -> Option<Ages> {
         payloads: payloads?,
         events: events?,
     })
+}
+
+fn reconcile(args: &Args, livemode: Option<bool>, check: &mut Check) -> Option<Option<Schedule>> {
+    let every = check.value("RECONCILE_EVERY", &args.reconcile_every, age);
+    let stripe = args.stripe.parse(check);
+    let (every, stripe, livemode) = (every?, stripe?, livemode?);
+    if let Some(stripe) = &stripe
+        && let Err(problem) = stripe.api(livemode)
+    {
+        check.problem(format!("{} {problem}", stripe.key_name()));
+        return None;
+    }
+    let schedule = stripe.zip(every);
+    Some(schedule.map(|(stripe, every)| Schedule { stripe, every }))
 }
 
 fn alerts(args: &Args, check: &mut Check) -> Option<AlertSettings> {
@@ -263,6 +288,9 @@ mod tests {
             "--backoff-base=0s",
             "--retention-payloads=soon",
             "--retention-events=30d",
+            "--reconcile-every=often",
+            "--stripe-secret-key=pk_test_hunter2",
+            "--stripe-api-url=http://api.stripe.com",
             "--alert-mail-to=nobody",
             "--alert-hook-url=ftp://hunter2",
             "--smtp-url=http://user:hunter2@mail",
@@ -278,6 +306,9 @@ mod tests {
             "WORKER_BACKOFF_BASE",
             "RETENTION_PAYLOADS",
             "RETENTION_EVENTS",
+            "RECONCILE_EVERY",
+            "STRIPE_SECRET_KEY",
+            "STRIPE_API_URL",
             "ALERT_MAIL_TO",
             "ALERT_HOOK_URL",
             "SMTP_URL",
@@ -286,5 +317,22 @@ mod tests {
             assert!(problems.contains(name), "{problems}");
         }
         assert!(!problems.contains("hunter2"), "{problems}");
+    }
+
+    #[test]
+    fn a_key_of_the_wrong_mode_is_refused_without_being_repeated() {
+        let of = |args: [&str; 3]| Config::from_args(&Args::try_parse_from(args).unwrap());
+        let (test, live) = (
+            "--stripe-secret-key=rk_test_hunter2",
+            "--stripe-secret-key=sk_live_hunter2",
+        );
+        for (key, livemode) in [(test, "--livemode=true"), (live, "--livemode=false")] {
+            let problems = of(["worker", key, livemode]).err().unwrap().to_string();
+            assert!(
+                problems.contains("STRIPE_SECRET_KEY is a key of"),
+                "{problems}"
+            );
+            assert!(!problems.contains("hunter2"), "{problems}");
+        }
     }
 }

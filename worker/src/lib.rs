@@ -1,5 +1,6 @@
 //! The worker: fulfills events, once in effect. It consumes the queue and runs a handler per event in one transaction;
-//! beside it run the relay, the rescue, the dead-letter recorder, the replayer and the mailer. Run as many workers as wanted.
+//! beside it run the relay, the rescue, the dead-letter recorder, the replayer, the reconciler and the mailer. Run as many
+//! workers as wanted.
 
 pub mod alerting;
 pub mod config;
@@ -12,6 +13,7 @@ pub mod mail;
 mod mailer;
 mod metrics;
 mod processor;
+mod reconciler;
 mod recorder;
 mod relay;
 mod replayer;
@@ -44,6 +46,7 @@ use crate::handlers::Registry;
 use crate::mailer::Mailer;
 use crate::metrics::Metrics;
 use crate::processor::Processor;
+use crate::reconciler::ScheduledReconciler;
 use crate::recorder::Recorder;
 use crate::relay::Relay;
 use crate::replayer::Replayer;
@@ -53,8 +56,8 @@ use crate::seats::Seats;
 
 const APPLICATION: &str = "tollgate-worker";
 /// Connections beside those of the handlers: relay, rescue, recorder, mailer, seats, replayer, retention, two of
-/// alerting and two of its sender.
-const HELPER_CONNECTIONS: usize = 11;
+/// alerting and two of its sender, and two of the reconciler.
+const HELPER_CONNECTIONS: usize = 13;
 const DATABASE_WAIT: Duration = Duration::from_secs(5);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -212,6 +215,16 @@ fn start_upkeep(config: &Config, pool: &Pool, metrics: &Metrics, background: &mu
     background.spawn(Seats::new(pool.clone(), config.seat_times).run(token.clone()));
     let retention = Retention::new(pool.clone(), config.ages, metrics.clone());
     background.spawn(retention.run(token.clone()));
+    if let Some(schedule) = &config.reconcile {
+        let reconciler = ScheduledReconciler {
+            pool: pool.clone(),
+            schedule: schedule.clone(),
+            livemode: config.livemode,
+            worker: worker_name(),
+            metrics: metrics.clone(),
+        };
+        background.spawn(reconciler.run(token.clone()));
+    }
     let alerts = &config.alerts;
     let alerting = Alerting::new(pool.clone(), alerts.clone(), config.livemode);
     background.spawn(alerting.run(token.clone()));

@@ -18,6 +18,8 @@ pub struct Metrics {
     emails: Counter<u64>,
     pruned: Counter<u64>,
     alert_notices: Counter<u64>,
+    reconciliations: Counter<u64>,
+    imported: Counter<u64>,
     backlog: Gauge<i64>,
     backlog_age: Gauge<f64>,
 }
@@ -70,6 +72,14 @@ impl Metrics {
             alert_notices: counter(
                 "tollgate_alert_notices",
                 "Notices of alerts, by channel and result",
+            ),
+            reconciliations: counter(
+                "tollgate_reconciliations",
+                "Scheduled comparisons with Stripe's list of events, by result",
+            ),
+            imported: counter(
+                "tollgate_reconciled_events",
+                "Events that scheduled reconciliations imported",
             ),
             backlog: meter
                 .i64_gauge("tollgate_backlog_events")
@@ -166,6 +176,17 @@ impl Metrics {
             KeyValue::new("result", result),
         ];
         self.alert_notices.add(1, &labels);
+    }
+
+    /// Counts a reconciliation.
+    pub fn reconciled(&self, result: &'static str) {
+        self.reconciliations
+            .add(1, &[KeyValue::new("result", result)]);
+    }
+
+    /// Counts events that a reconciliation imported.
+    pub fn imported(&self, events: u32) {
+        self.imported.add(u64::from(events), &[]);
     }
 
     /// Notes how much waits.

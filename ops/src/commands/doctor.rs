@@ -10,6 +10,8 @@ use serde::Serialize;
 use shared::broker::{BrokerSettings, within};
 use shared::database::{query, query_opt};
 use shared::migrations::require_current;
+use shared::settings::Check;
+use shared::stripe::{Query, StripeArgs};
 use tokio::net::TcpStream;
 
 use crate::output::{Output, table};
@@ -38,6 +40,8 @@ pub struct Args {
     /// Mode that this installation serves
     #[arg(long, env = "STRIPE_LIVEMODE")]
     livemode: Option<String>,
+    #[command(flatten)]
+    stripe: StripeArgs,
     /// Public address of the gateway
     #[arg(long, env = "GATEWAY_LISTEN", default_value = "127.0.0.1:8080")]
     gateway_listen: String,
@@ -124,6 +128,7 @@ pub async fn run(database: &Database, args: &Args, output: Output) -> Result<(),
         check_livemode(args),
         check_mail(args).await,
     ]);
+    findings.extend(check_stripe(args).await);
     findings.push(check_http("gateway", &args.gateway_listen, "/healthz").await);
     findings.push(check_http("gateway readiness", &args.gateway_admin_listen, "/readyz").await);
     findings.push(check_http("worker readiness", &args.worker_admin_listen, "/readyz").await);
@@ -231,7 +236,8 @@ async fn check_privileges(client: &Object) -> Result<Vec<Finding>, OpsError> {
     const MINE: &str = "
         SELECT concat_ws(' ', privilege, 'on', relation)
         FROM (VALUES ('webhook_events', 'SELECT'), ('event_attempts', 'SELECT'), ('dead_letters', 'SELECT'),
-            ('rejections', 'SELECT'), ('outbox', 'INSERT'), ('audit_log', 'INSERT'), ('replays', 'INSERT'), ('replay_items', 'INSERT'),
+            ('rejections', 'SELECT'), ('reconciled_events', 'SELECT'), ('outbox', 'INSERT'), ('audit_log', 'INSERT'), ('replays', 'INSERT'),
+            ('replay_items', 'INSERT'),
             ('orders', 'INSERT'), ('products', 'INSERT'))
             AS needed (relation, privilege)
         WHERE NOT has_table_privilege(relation, privilege)";
@@ -240,6 +246,7 @@ async fn check_privileges(client: &Object) -> Result<Vec<Finding>, OpsError> {
         FROM (VALUES ('tollgate_gateway', 'event_payloads', 'SELECT'), ('tollgate_gateway', 'webhook_events', 'DELETE'),
             ('tollgate_gateway', 'rejections', 'SELECT'),
             ('tollgate_worker', 'event_payloads', 'UPDATE'), ('tollgate_worker', 'audit_log', 'INSERT'),
+            ('tollgate_worker', 'webhook_events', 'INSERT'), ('tollgate_ops', 'webhook_events', 'INSERT'),
             ('tollgate_ops', 'audit_log', 'UPDATE'), ('tollgate_ops', 'audit_log', 'DELETE'),
             ('tollgate_readonly', 'event_payloads', 'SELECT'))
             AS forbidden (role, relation, privilege)
@@ -386,6 +393,32 @@ fn check_livemode(args: &Args) -> Finding {
             "set it: events of the other mode are ignored",
         ),
     }
+}
+
+/// Whether the key reads Stripe's list of events; nothing where no key is set.
+async fn check_stripe(args: &Args) -> Option<Finding> {
+    let mend = "set STRIPE_SECRET_KEY to an active key that may read events, of the mode of STRIPE_LIVEMODE";
+    let mut check = Check::default();
+    let parsed = args.stripe.parse(&mut check);
+    let stripe = match check.finish(parsed) {
+        Ok(stripe) => stripe?,
+        Err(problems) => return Some(failed("stripe", problems.texts().join("; "), mend)),
+    };
+    let api = match stripe.api(args.livemode.as_deref() == Some("true")) {
+        Ok(api) => api,
+        Err(error) => return Some(failed("stripe", format!("the key {error}"), mend)),
+    };
+    let now = jiff::Timestamp::now();
+    let newest = Query {
+        since: now,
+        until: now,
+        undelivered: true,
+        after: None,
+    };
+    Some(match api.page(&newest).await {
+        Ok(_) => ok("stripe", "the key reads Stripe's list of events"),
+        Err(error) => failed("stripe", error.to_string(), mend),
+    })
 }
 
 async fn check_mail(args: &Args) -> Finding {

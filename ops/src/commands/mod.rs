@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod events;
 mod filter_args;
 pub mod migrate;
+pub mod reconcile;
 pub mod rejections;
 pub mod replay;
 pub mod replays;

@@ -116,6 +116,7 @@ impl App {
             ["replays"] => pages::replays::show(self, visit).await,
             ["replays", "new"] => pages::plan::show(self, visit).await,
             ["replays", id] => pages::replay::show(self, visit, id).await,
+            ["reconcile"] => pages::reconcile::show(self, visit).await,
             ["rejections"] => pages::rejections::show(self, visit).await,
             ["audit"] => pages::audit::show(self, visit).await,
             _ => Err(OpsError::NotFound("there is no such page".to_owned())),

@@ -24,6 +24,7 @@ use super::reply::{self, Reply};
 use super::view;
 use crate::store::console::groups::{self, Group};
 use crate::store::console::overview::{self, Backlog, Death, MOST_COUNTED, Minute};
+use crate::store::reconciliations::{self, Reconciliation};
 use crate::store::rejections;
 
 /// How often the database is asked.
@@ -73,6 +74,8 @@ pub struct Facts {
     pub deaths: Vec<Death>,
     /// Webhooks refused in the last hour; none when the database did not say.
     pub refused: Option<i64>,
+    /// The last comparison with Stripe's list of events, if there was any.
+    pub reconciled: Option<Reconciliation>,
     /// The last hour, minute by minute.
     pub minutes: Vec<Minute>,
     /// The backlog's age since this process started, for an hour at the most.
@@ -129,6 +132,16 @@ impl Facts {
             Some(300..) => "down",
             Some(60..) => "warning",
             _ => "up",
+        }
+    }
+
+    /// How the last reconciliation ended, in a word.
+    pub fn reconciled_word(&self) -> &'static str {
+        match self.reconciled.as_ref().map(|run| run.state.as_str()) {
+            None => "never",
+            Some("failed") => "failed",
+            Some("running") => "runs",
+            Some(_) => "done",
         }
     }
 
@@ -273,8 +286,14 @@ fn message(snapshot: &Snapshot) -> String {
     format!("event: overview\nid: {id}\n{}\n", data.concat())
 }
 
-/// What waits, the groups, the last deaths, and how many webhooks were refused in the last hour.
-struct Asked(Backlog, Vec<Group>, Vec<Death>, i64);
+/// What waits, the groups, the last deaths, how many webhooks were refused in the last hour, and the last reconciliation.
+struct Asked(
+    Backlog,
+    Vec<Group>,
+    Vec<Death>,
+    i64,
+    Option<Reconciliation>,
+);
 
 impl History {
     async fn poll(&mut self, sources: &Sources) -> Snapshot {
@@ -291,11 +310,11 @@ impl History {
                 light("Database", "down", "down", "no answer")
             }
         };
-        let (backlog, groups, deaths, refused) = match asked {
-            Ok(Asked(backlog, groups, deaths, refused)) => {
-                (Some(backlog), groups, deaths, Some(refused))
+        let (backlog, groups, deaths, refused, reconciled) = match asked {
+            Ok(Asked(backlog, groups, deaths, refused, reconciled)) => {
+                (Some(backlog), groups, deaths, Some(refused), reconciled)
             }
-            Err(_) => (None, Vec::new(), Vec::new(), None),
+            Err(_) => (None, Vec::new(), Vec::new(), None, None),
         };
         let lights = vec![
             database,
@@ -310,6 +329,7 @@ impl History {
             groups,
             deaths,
             refused,
+            reconciled,
             minutes: self.last_hour(at),
             ages: Vec::new(),
         };
@@ -329,7 +349,9 @@ impl History {
             let groups = groups::list(client, None, 8).await?;
             let deaths = overview::recent_deaths(client).await?;
             let refused = rejections::last_hour(client).await?;
-            Ok((minutes, Asked(backlog, groups, deaths, refused)))
+            let reconciled = reconciliations::list(client, None, 1).await?.pop();
+            let asked = Asked(backlog, groups, deaths, refused, reconciled);
+            Ok((minutes, asked))
         })
         .await?;
         self.polls = self.polls.wrapping_add(1);

@@ -60,11 +60,12 @@ impl Frame {
 }
 
 /// Every page of the navigation: section, path, title.
-pub const SECTIONS: [(&str, &str, &str); 6] = [
+pub const SECTIONS: [(&str, &str, &str); 7] = [
     ("overview", "/", "Overview"),
     ("events", "/events", "Events"),
     ("dead-letters", "/dead-letters", "Dead letters"),
     ("replays", "/replays", "Replays"),
+    ("reconcile", "/reconcile", "Reconcile"),
     ("rejections", "/rejections", "Rejections"),
     ("audit", "/audit", "Audit log"),
 ];

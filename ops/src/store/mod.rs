@@ -6,5 +6,6 @@ pub mod conditions;
 pub mod console;
 pub mod dead_letters;
 pub mod events;
+pub mod reconciliations;
 pub mod rejections;
 pub mod replays;

@@ -5,7 +5,7 @@ use futures_util::future::LocalBoxFuture;
 
 use super::scene::Scene;
 use super::stage::Setup;
-use super::{broker, database, network, processes, storms};
+use super::{broker, database, network, processes, storms, stripe};
 use crate::simulator::Shape;
 
 /// Breaks something, and mends it again.
@@ -334,6 +334,12 @@ pub const FAULTS: &[Fault] = &[
     )
     .accepted()
     .mails(8),
+    Fault::new(
+        "F53",
+        "gateway off for 3 s, its events in Stripe's list only, which fails at first",
+        stripe::given_up,
+    )
+    .alone(),
     Fault::new("F55", "collector of traces away", storms::nothing)
         .accepted()
         .staged(storms::no_collector)

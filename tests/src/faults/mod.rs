@@ -13,6 +13,7 @@ mod snapshot;
 mod stage;
 mod storms;
 mod strike;
+mod stripe;
 
 pub use catalogue::{FAULTS, Fault};
 pub use operator::Operator;

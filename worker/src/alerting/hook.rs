@@ -6,11 +6,8 @@ use std::time::Duration;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Request, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use serde_json::json;
+use shared::https::{self, HttpsClient};
 use shared::signature::SigningKey;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -20,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Hook {
     uri: Uri,
     key: Option<Arc<SigningKey>>,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HttpsClient,
 }
 
 impl Hook {
@@ -32,17 +29,10 @@ impl Hook {
         if !matches!(uri.scheme_str(), Some("http" | "https")) {
             return Err(problem());
         }
-        let provider = rustls::crypto::ring::default_provider();
-        let connector = HttpsConnectorBuilder::new()
-            .with_provider_and_webpki_roots(provider)
-            .map_err(|error| error.to_string())?
-            .https_or_http()
-            .enable_http1()
-            .build();
         Ok(Self {
             uri,
             key: secret.map(|secret| Arc::new(SigningKey::new(secret))),
-            client: Client::builder(TokioExecutor::new()).build(connector),
+            client: https::client()?,
         })
     }
 

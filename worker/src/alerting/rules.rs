@@ -39,6 +39,8 @@ pub struct Measured {
     pub wrong_mode: i64,
     /// Events whose message was lost within a day.
     pub rescued: i64,
+    /// Scheduled reconciliations that failed since the last one that did not.
+    pub failed_reconciliations: i64,
     /// Seconds since the last event.
     pub quiet_s: Option<f64>,
     /// Seconds between events at this hour of the week, in the last four weeks.
@@ -55,6 +57,8 @@ const BACKLOG_PAGE_S: f64 = 300.0;
 const MANY_UNVERIFIED: i64 = 20;
 /// The cause of webhooks that are signed with a secret that was replaced.
 const RETIRED: &str = "signature_retired";
+/// So many in a row are not a passing trouble of Stripe's any more.
+const MANY_RECONCILIATIONS: i64 = 3;
 /// A silence this many times as long as usual.
 const QUIET_FACTOR: f64 = 3.0;
 const LEAST_QUIET_S: f64 = 300.0;
@@ -226,6 +230,10 @@ fn arrivals(measured: &Measured) -> Vec<Firing> {
         let text = "messages of events were lost and published again within the last day";
         found.push(fires("rescued", "", text.to_owned()));
     }
+    if measured.failed_reconciliations >= MANY_RECONCILIATIONS {
+        let text = "reconciling with Stripe fails again and again: see its runs in the console";
+        found.push(fires("reconciliation", "", text.to_owned()));
+    }
     if let (Some(quiet), Some(gap)) = (measured.quiet_s, measured.usual_gap_s)
         && quiet > (gap * QUIET_FACTOR).max(LEAST_QUIET_S)
     {
@@ -327,6 +335,10 @@ mod tests {
             backlog_age_s,
             ..none()
         };
+        let failed = |failed_reconciliations| Measured {
+            failed_reconciliations,
+            ..none()
+        };
         for (measured, fires) in [
             (none(), vec![]),
             (
@@ -360,6 +372,8 @@ mod tests {
                 },
                 vec!["rescued/"],
             ),
+            (failed(2), vec![]),
+            (failed(3), vec!["reconciliation/"]),
             (quiet(Some(301.0), Some(100.0)), vec!["silence/"]),
             (quiet(Some(301.0), Some(101.0)), vec![]),
             (quiet(Some(299.0), Some(1.0)), vec![]),

@@ -102,6 +102,9 @@ async fn numbers(tx: &Transaction<'_>, livemode: bool) -> Result<Measured, Store
                 AS wrong_mode,
             (SELECT count(*) FROM (SELECT FROM webhook_events
                 WHERE rescues > 0 AND rescue_from > now() - interval '1 day' LIMIT 1) AS one) AS rescued,
+            (SELECT count(*) FROM (SELECT FROM reconciliations WHERE scheduled AND state = 'failed' AND started_at > coalesce(
+                (SELECT max(started_at) FROM reconciliations WHERE scheduled AND state = 'finished'), '-infinity')
+                LIMIT 3) AS few) AS failed_reconciliations,
             (SELECT extract(epoch FROM now() - max(received_at))::float8 FROM webhook_events) AS quiet_s,
             (SELECT 14400 / nullif(sum(came), 0)::float8 FROM generate_series(1, 4) week, LATERAL (
                 SELECT count(*) AS came FROM (
@@ -118,6 +121,7 @@ async fn numbers(tx: &Transaction<'_>, livemode: bool) -> Result<Measured, Store
         backlog_age_s: age.unwrap_or(0.0),
         wrong_mode: numbers.get("wrong_mode"),
         rescued: numbers.get("rescued"),
+        failed_reconciliations: numbers.get("failed_reconciliations"),
         quiet_s: numbers.get("quiet_s"),
         usual_gap_s: numbers.get("usual_gap_s"),
         ..Measured::default()

@@ -16,6 +16,7 @@ use crate::store::console::effects::{self, Order, Related};
 use crate::store::console::{audit, groups};
 use crate::store::dead_letters::{self, DeadLetter};
 use crate::store::events::{self, Attempt, Event};
+use crate::store::reconciliations;
 
 /// How the payload is shown.
 enum Payload {
@@ -43,6 +44,8 @@ struct Page {
     payload: Payload,
     size: i64,
     retried: bool,
+    /// The reconciliation that imported it.
+    reconciled: Option<i64>,
 }
 
 impl Page {
@@ -101,6 +104,7 @@ async fn page(client: &Object, visit: &Visit, id: &str, uncovered: bool) -> Resu
         payload: payload(body, uncovered),
         group_state: group.map(|group| group.state),
         retried: visit.query.ticked("retried"),
+        reconciled: reconciliations::of_event(client, id).await?,
         event,
         letter,
         order,

@@ -8,6 +8,7 @@ pub mod groups;
 pub mod overview;
 pub mod plan;
 pub mod problem;
+pub mod reconcile;
 pub mod rejections;
 pub mod replay;
 pub mod replays;

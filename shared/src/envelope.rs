@@ -1,4 +1,4 @@
-//! Reads the few fields of an event that the gateway needs, and nothing else. Tolerant: unknown fields, types and API
+//! Reads the few fields of an event that are needed to store it, and nothing else. Tolerant: unknown fields, types and API
 //! versions, missing or odd optional fields are all fine. Pure.
 
 use std::borrow::Cow;
