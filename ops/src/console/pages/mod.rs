@@ -11,3 +11,4 @@ pub mod problem;
 pub mod rejections;
 pub mod replay;
 pub mod replays;
+pub mod settings;
