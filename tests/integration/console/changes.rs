@@ -193,7 +193,7 @@ async fn a_dead_event_and_a_group_are_discarded_with_a_reason_that_is_kept() {
     assert_eq!(bed.state("evt_2").await, "dead");
     send("3").await.is(303);
     assert_eq!(bed.state("evt_3").await, "discarded");
-    send("3").await.is(404);
+    send("3").await.is(409);
     assert_eq!(
         bed.count("SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL")
             .await,

@@ -235,3 +235,27 @@ async fn settings_are_shown_without_secrets_and_services_with_their_versions() {
     let page = console.get_with("/settings", &ann).await;
     page.is(200).shows("fingerprint").hides("0123456789abcdef");
 }
+
+#[tokio::test]
+async fn streams_are_bounded_and_pages_go_on_without_them() {
+    let bed = TestBed::new().await;
+    let console = Console::start(&bed, &[]).await;
+    let url = format!("http://{}/overview/stream", console.address);
+    let client = harness::stripe::client();
+    let mut streams = Vec::new();
+    for _ in 0..64 {
+        streams.push(client.get(&url).send().await.unwrap());
+    }
+    assert!(streams.iter().all(|stream| stream.status() == 200));
+    let refused = client.get(&url).send().await.unwrap();
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    console.get("/").await.is(200);
+    // Who leaves makes room.
+    drop(streams);
+    harness::eventually("a stream is free", async || {
+        let again = client.get(&url).send().await.ok()?;
+        (again.status() == 200).then_some(())
+    })
+    .await;
+}

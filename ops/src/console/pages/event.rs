@@ -55,11 +55,8 @@ impl Page {
 
     /// Whether the attempt before failed alike: a long error is told once.
     fn repeats(&self, moment: &Moment) -> bool {
-        let before = self
-            .moments
-            .iter()
-            .filter(|other| other.number < moment.number);
-        let last = before.filter(|other| other.number.is_some()).next_back();
+        let before = |other: &&Moment| other.number.is_some() && other.number < moment.number;
+        let last = self.moments.iter().rev().find(before);
         last.is_some_and(|last| last.error == moment.error)
     }
 
