@@ -67,18 +67,6 @@ async fn roles_bound_what_each_user_may_do() {
     ];
     users_file(&file, &users).await;
     let console = Console::start(&bed, &[("CONSOLE_USERS_FILE", file.to_str().unwrap())]).await;
-    let refused = console.get("/").await;
-    refused.is(401).hides("Overview");
-    assert!(refused.headers.contains_key("www-authenticate"));
-    console
-        .get_with("/", &[("authorization", &basic("vic", "wrong"))])
-        .await
-        .is(401);
-    console
-        .get_with("/", &[("authorization", &basic("nobody", "x"))])
-        .await
-        .is(401);
-
     let send = async |name: &str, path: &str, form: &[(&str, &str)]| {
         let (_, _, password) = users.iter().find(|user| user.0 == name).unwrap();
         let credentials = basic(name, password);
@@ -263,4 +251,27 @@ async fn after_a_form_one_comes_back_to_its_page_and_never_elsewhere() {
             .await;
         assert_eq!(sent.is(303).headers["location"], "/", "{back}");
     }
+}
+
+#[tokio::test]
+async fn nobody_is_let_in_without_name_and_password() {
+    let bed = TestBed::new().await;
+    let file = bed.path("users");
+    users_file(&file, &[("ann", "admin", "ann's password")]).await;
+    let console = Console::start(&bed, &[("CONSOLE_USERS_FILE", file.to_str().unwrap())]).await;
+    let refused = console.get("/").await;
+    refused.is(401).hides("Overview");
+    assert!(refused.headers.contains_key("www-authenticate"));
+    console
+        .get_with("/", &[("authorization", &basic("ann", "wrong"))])
+        .await
+        .is(401);
+    console
+        .get_with("/", &[("authorization", &basic("nobody", "x"))])
+        .await
+        .is(401);
+    console
+        .get_with("/", &[("authorization", &basic("ann", "ann's password"))])
+        .await
+        .is(200);
 }
