@@ -33,6 +33,9 @@ pub struct Filter {
     /// Ids of events, or numbers of dead letters.
     #[serde(rename = "id", skip_serializing_if = "Vec::is_empty")]
     pub ids: Vec<String>,
+    /// Ids that their objects bear: of an order, a payment, a charge. Known once an event was attempted.
+    #[serde(rename = "object", skip_serializing_if = "Vec::is_empty")]
+    pub objects: Vec<String>,
     /// Live or test mode.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub livemode: Option<bool>,
@@ -66,7 +69,7 @@ pub const STATES: [&str; 6] = [
 ];
 
 /// The grammar in one line, for `--help` and error texts.
-pub const GRAMMAR: &str = "type:GLOB state:STATE since:TIME until:TIME fingerprint:HEX reason:WORD id:ID \
+pub const GRAMMAR: &str = "type:GLOB state:STATE since:TIME until:TIME fingerprint:HEX reason:WORD id:ID object:ID \
                            livemode:true|false account:ID api_version:VERSION attempts:N, or `all`";
 
 impl Filter {
@@ -109,6 +112,7 @@ impl Filter {
             (&mut self.fingerprints, other.fingerprints),
             (&mut self.reasons, other.reasons),
             (&mut self.ids, other.ids),
+            (&mut self.objects, other.objects),
         ] {
             if !mine.is_empty() && !theirs.is_empty() {
                 return Err(FilterError("the same term is given twice".to_owned()));
@@ -142,6 +146,7 @@ impl Filter {
             "fingerprint" | "group" => add(&mut self.fingerprints, value),
             "reason" | "kind" => add(&mut self.reasons, value),
             "id" => add(&mut self.ids, value),
+            "object" => add(&mut self.objects, value),
             "since" => merge(&mut self.since, Some(time(value, now)?), key)?,
             "until" => merge(&mut self.until, Some(time(value, now)?), key)?,
             "livemode" => merge(&mut self.livemode, Some(parsed(key, value)?), key)?,
@@ -200,6 +205,7 @@ impl fmt::Display for Filter {
             ("fingerprint", &self.fingerprints),
             ("reason", &self.reasons),
             ("id", &self.ids),
+            ("object", &self.objects),
         ] {
             if !values.is_empty() {
                 terms.push((key, values.join(",")));
@@ -323,7 +329,7 @@ mod tests {
         for text in [
             "",
             "all",
-            "type:charge.*,a.b state:dead,retrying fingerprint:f reason:r,s id:evt_1",
+            "type:charge.*,a.b state:dead,retrying fingerprint:f reason:r,s id:evt_1 object:pi_1,ord_1",
             "since:3d until:1h livemode:true account:\"x y\" api_version:2025-09-30.clover attempts:2",
         ] {
             let filter = parse(text).unwrap();

@@ -3,14 +3,17 @@
 
 pub mod commands;
 pub mod console;
+mod discard;
 mod error;
 pub mod events;
 pub mod filter;
 mod lifecycles;
 mod output;
 pub mod page;
+mod redact;
 mod retry;
 pub mod store;
+mod timeline;
 
 use clap::{Parser, Subcommand};
 use deadpool_postgres::{Object, Pool};
@@ -58,6 +61,8 @@ enum Command {
     /// Look at events, or retry one
     #[command(subcommand)]
     Events(commands::events::Command),
+    /// Show how database, broker, gateways and workers are, and what waits; exits with 7 when one of them is down
+    Health(commands::health::Args),
     /// Print the completion script of a shell, e.g. for /etc/bash_completion.d/ops
     Completions {
         /// Which shell
@@ -114,6 +119,7 @@ async fn run(cli: Cli) -> Result<(), OpsError> {
         Command::Reconcile(args) => commands::reconcile::run(&database, &args, output).await,
         Command::Trigger(args) => commands::trigger::run(&database, &args, output).await,
         Command::Events(command) => commands::events::run(&database, command, output).await,
+        Command::Health(args) => commands::health::run(&database, args, output).await,
         Command::Completions { shell } => commands::completions::run(shell),
         Command::Replays(command) => commands::replays::run(&database, command, output).await,
         Command::DeadLetters(command) => {

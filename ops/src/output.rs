@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::Write;
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{Cell, Color, ContentArrangement, Table};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -113,12 +113,40 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [Stri
     if rows.is_empty() {
         return "nothing found".to_owned();
     }
-    table.add_rows(rows).to_string()
+    for row in rows {
+        let cells = header.iter().zip(row);
+        table.add_row(cells.map(|(column, word)| painted(column, &word)));
+    }
+    table.to_string()
+}
+
+/// A state in its colour, where a terminal shows it.
+fn painted(column: &str, word: &str) -> Cell {
+    let cell = Cell::new(word);
+    if !["state", "outcome"].contains(&column) {
+        return cell;
+    }
+    match word {
+        "processed" | "finished" | "ok" | "up" | "ready" => cell.fg(Color::Green),
+        "dead" | "dead_again" | "failed" | "permanent" | "down" | "no answer" | "not ready" => {
+            cell.fg(Color::Red)
+        }
+        "retrying" | "transient" | "paused" | "warning" | "blocked" | "partly ready" => {
+            cell.fg(Color::Yellow)
+        }
+        "received" | "planned" | "running" | "settling" | "replayed" => cell.fg(Color::Cyan),
+        _ => cell,
+    }
 }
 
 /// A time to the second.
 pub fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+/// A time to the millisecond.
+pub fn exact(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%S%.3fZ").to_string()
 }
 
 /// A time, or a dash.

@@ -108,6 +108,7 @@ impl Health {
             "database": if self.database_is_up() { "up" } else { "down" },
             "broker": broker,
             "draining": self.0.draining.load(Ordering::Relaxed),
+            "version": env!("CARGO_PKG_VERSION"),
         })
     }
 }

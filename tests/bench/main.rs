@@ -5,6 +5,7 @@ mod growth;
 mod ingest;
 mod load;
 mod measure;
+mod replay;
 mod report;
 mod worker;
 
@@ -17,7 +18,7 @@ use harness::TestBed;
 
 use report::{Figures, Report, Row};
 
-/// Measures gateway and worker, and fails if an event is lost or has effects twice. Without --growth and --workers: what
+/// Measures gateway and worker, and fails if an event is lost or has effects twice. Without --growth, --workers and --replay: what
 /// ingest and processing reach, and what they cost.
 #[derive(Parser)]
 #[command(name = "./deploy/bench")]
@@ -28,6 +29,9 @@ struct Args {
     /// The throughput of 1, 2, 4 and 8 workers while each event waits 20 ms instead
     #[arg(long)]
     workers: bool,
+    /// What a replay of 10,000 dead letters does to live traffic instead
+    #[arg(long)]
+    replay: bool,
     /// Everything
     #[arg(long)]
     all: bool,
@@ -84,7 +88,7 @@ async fn main() -> Result<()> {
     let args = Args::parse();
     let plan = Plan::new(&args);
     let mut rows = Vec::new();
-    if args.all || !(args.growth || args.workers) {
+    if args.all || !(args.growth || args.workers || args.replay) {
         rows.extend(ingest::run(&plan).await?);
         rows.extend(worker::run(&plan).await?);
     }
@@ -93,6 +97,9 @@ async fn main() -> Result<()> {
     }
     if args.all || args.workers {
         rows.extend(worker::scale(&plan).await?);
+    }
+    if args.all || args.replay {
+        rows.extend(replay::run(&plan).await?);
     }
     let report = Report {
         machine: report::machine(&TestBed::new().await).await,

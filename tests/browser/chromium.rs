@@ -12,6 +12,8 @@ use serde_json::{Map, Value, json};
 use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
 
+use crate::Screen;
+
 /// Finds what keeps people from using a page: github.com/dequelabs/axe-core.
 const AXE: &str = include_str!("axe.min.js");
 
@@ -23,8 +25,8 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts one.
-    pub async fn start() -> Self {
+    /// Starts one with a screen of that size.
+    pub async fn start(screen: Screen) -> Self {
         let port = free_port();
         let driver = Command::new("chromedriver")
             .arg(format!("--port={port}"))
@@ -37,8 +39,14 @@ impl Browser {
             "--disable-dev-shm-usage",
             "--window-size=1400,1000",
         ];
+        let mut options = json!({ "args": arguments });
+        if matches!(screen, Screen::Phone) {
+            // A window cannot be as narrow.
+            options["mobileEmulation"] =
+                json!({ "deviceMetrics": { "width": 390, "height": 844, "pixelRatio": 1.0 } });
+        }
         let mut capabilities = Map::new();
-        capabilities.insert("goog:chromeOptions".into(), json!({ "args": arguments }));
+        capabilities.insert("goog:chromeOptions".into(), options);
         let client = eventually("the browser starts", async || {
             let mut builder = ClientBuilder::new(HttpConnector::new());
             builder.capabilities(capabilities.clone());
@@ -143,6 +151,14 @@ impl Browser {
             .filter(serious)
             .map(|violation| format!("{}: {}", violation["id"], violation["nodes"][0]["html"]))
             .collect()
+    }
+
+    /// Whether the page is wider than its screen.
+    pub async fn is_wider_than_its_screen(&self) -> bool {
+        let script =
+            "return document.documentElement.scrollWidth > document.documentElement.clientWidth";
+        let wider = self.client.execute(script, vec![]).await.unwrap();
+        wider.as_bool().unwrap_or(true)
     }
 
     /// Keeps a picture of the page for people to look at.

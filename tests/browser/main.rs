@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod chromium;
+mod scenery;
 
 use chromium::Browser;
 use harness::binaries::Process;
@@ -74,7 +75,7 @@ async fn seed(bed: &TestBed, orders: usize) {
 #[tokio::test]
 async fn a_failed_event_is_found_read_and_retried() {
     let stage = stage(3).await;
-    let browser = Browser::start().await;
+    let browser = Browser::start(Screen::Desk).await;
     browser.sign_in(&stage.console, "olga", PASSWORD).await;
     browser.until("#live-state", "live").await;
     assert_eq!(browser.count(".uplot canvas").await, 3);
@@ -115,7 +116,7 @@ async fn a_failed_event_is_found_read_and_retried() {
 async fn a_group_is_replayed_with_plan_reason_pause_and_resume() {
     let stage = stage(GROUP).await;
     seed(&stage.bed, GROUP).await;
-    let browser = Browser::start().await;
+    let browser = Browser::start(Screen::Desk).await;
     browser.sign_in(&stage.console, "olga", PASSWORD).await;
     browser.open("/dead-letters").await;
     browser.click("tbody tr a").await;
@@ -145,53 +146,94 @@ async fn a_group_is_replayed_with_plan_reason_pause_and_resume() {
     browser.stop().await;
 }
 
-#[tokio::test]
-async fn every_page_is_accessible_in_both_colours() {
-    let stage = stage(4).await;
-    seed(&stage.bed, 1).await;
-    let browser = Browser::start().await;
-    browser.sign_in(&stage.console, "olga", PASSWORD).await;
-    browser.open("/replays/new?filter=id:evt_0").await;
-    browser.fill("#reason", "the order was restored").await;
-    browser.click("#start ~ form button").await;
-    browser.until("#state", "finished").await;
-    let group: String = stage
-        .bed
-        .text("SELECT min(fingerprint) FROM dead_letters WHERE resolved_at IS NULL")
+/// Somewhere between a phone and a desk.
+#[derive(Clone, Copy)]
+enum Screen {
+    Desk,
+    Phone,
+}
+
+/// Every page: its picture's name, and its path.
+async fn pages(bed: &TestBed) -> Vec<(&'static str, String)> {
+    let group = bed
+        .text(
+            "SELECT fingerprint FROM dead_letters WHERE event_id IS NOT NULL AND resolved_at IS NULL
+             GROUP BY 1 ORDER BY count(*) DESC LIMIT 1",
+        )
         .await;
-    let pages = [
+    let dead = bed
+        .text("SELECT min(event_id) FROM dead_letters WHERE reason = 'mail_refused'")
+        .await;
+    let running = bed.count("SELECT max(id) FROM replays").await;
+    vec![
         ("overview", "/".to_owned()),
         ("events", "/events".to_owned()),
+        ("events-none", "/events?filter=type:none".to_owned()),
         ("problem", "/events?filter=colour:red".to_owned()),
         ("event-dead", "/events/evt_1".to_owned()),
-        ("event-processed", "/events/evt_0".to_owned()),
+        ("event-tried-often", format!("/events/{dead}")),
+        ("event-processed", "/events/evt_ord_9_paid".to_owned()),
         ("groups", "/dead-letters".to_owned()),
         ("group", format!("/dead-letters/{group}")),
         ("replays", "/replays".to_owned()),
         ("plan", "/replays/new?filter=all".to_owned()),
         ("replay", "/replays/1".to_owned()),
         ("reconcile", "/reconcile".to_owned()),
+        ("replay-running", format!("/replays/{running}")),
         ("rejections", "/rejections".to_owned()),
         ("audit", "/audit".to_owned()),
+        ("settings", "/settings".to_owned()),
         ("not-found", "/nothing".to_owned()),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn every_page_is_accessible_in_both_colours_on_a_desk_and_on_a_phone() {
+    let stage = stage(4).await;
+    stage.bed.seed_order("ord_9").await;
+    for body in scenery::story("ord_9") {
+        assert_eq!(post(stage.gateway.address, body).await.status, 200);
+    }
+    seed(&stage.bed, 1).await;
+    let browser = Browser::start(Screen::Desk).await;
+    browser.sign_in(&stage.console, "olga", PASSWORD).await;
+    browser.open("/replays/new?filter=id:evt_0").await;
+    browser.fill("#reason", "the order was restored").await;
+    browser.click("#start ~ form button").await;
+    browser.until("#state", "finished").await;
+    scenery::fill(&stage.bed).await;
+    let pages = pages(&stage.bed).await;
+    let mut findings = look_at(&browser, &pages, "desk").await;
+    browser.stop().await;
+    let phone = Browser::start(Screen::Phone).await;
+    phone.sign_in(&stage.console, "olga", PASSWORD).await;
+    findings.extend(look_at(&phone, &pages, "phone").await);
+    for (name, path) in &pages {
+        phone.open(path).await;
+        if phone.is_wider_than_its_screen().await {
+            findings.push(format!("{name} must be moved sideways on a phone"));
+        }
+    }
+    phone.stop().await;
+    assert!(findings.is_empty(), "{findings:#?}");
+}
+
+/// Keeps a picture of each page in both colours, and tells what keeps people from using it.
+async fn look_at(browser: &Browser, pages: &[(&str, String)], screen: &str) -> Vec<String> {
     let mut findings = Vec::new();
     for theme in ["light", "dark"] {
         browser.open("/").await;
         browser
             .click(&format!(".theme button[value={theme}]"))
             .await;
-        for (name, path) in &pages {
+        browser.until(".theme [aria-pressed=true]", theme).await;
+        for (name, path) in pages {
             browser.open(path).await;
             let found = browser.serious_findings().await;
-            findings.extend(
-                found
-                    .into_iter()
-                    .map(|line| format!("{path} in {theme}: {line}")),
-            );
-            browser.picture(&format!("{name}-{theme}")).await;
+            let told = |line| format!("{path} in {theme} on a {screen}: {line}");
+            findings.extend(found.into_iter().map(told));
+            browser.picture(&format!("{name}-{screen}-{theme}")).await;
         }
     }
-    assert!(findings.is_empty(), "{findings:#?}");
-    browser.stop().await;
+    findings
 }

@@ -1,6 +1,6 @@
 //! Replays of many dead letters: the plan, the job that the workers run, and what an operator does with it.
 
-use harness::binaries::{Done, ops, program};
+use harness::binaries::{Done, Launch, Process, ops, program};
 use harness::{RunningWorker, TestBed, eventually};
 use serde_json::Value;
 use tokio_postgres::error::SqlState;
@@ -481,5 +481,78 @@ async fn a_replay_holds_back_while_new_events_wait_and_goes_on_afterwards() {
         .await
         .unwrap();
     until_replay(&bed, "state = 'finished' AND processed = 200").await;
+    check_replay(&bed).await;
+}
+
+#[tokio::test]
+async fn a_replay_makes_room_for_the_next_while_its_last_events_are_retried() {
+    let bed = TestBed::new().await;
+    dead_events(&bed, DEADLY, 1, 2).await;
+    dead_events(&bed, HARMLESS, 1, 3).await;
+    // Their order may still come, so they are retried, here for hours.
+    let _worker = RunningWorker::start(
+        &bed,
+        &["--max-attempts=50", "--backoff-base=1h", "--backoff-max=6h"],
+    )
+    .await;
+    replay(&bed, &["--type=payment_intent.*", WHY], 0).await;
+    until_replay(&bed, "id = 1 AND state = 'settling' AND in_flight = 2").await;
+    for step in ["pause", "resume", "cancel"] {
+        take(&bed, step, 6).await;
+    }
+    replay(&bed, &["--type=some.*", WHY], 0).await;
+    until_replay(&bed, "id = 2 AND state = 'finished' AND processed = 3").await;
+    until_replay(&bed, "id = 1 AND state = 'settling'").await;
+    // With its last outcome it is finished.
+    bed.seed_order("none").await;
+    for n in 1..=2 {
+        let id = format!("evt_{DEADLY}_{n}");
+        let retry = ["events", "retry", &id, "--reason=the order came"];
+        command(&bed, &retry).await.expect_code(0);
+    }
+    until_replay(&bed, "id = 1 AND state = 'finished' AND processed = 2").await;
+    let audit = bed
+        .text(
+            "SELECT string_agg(action, ', ' ORDER BY id) FROM audit_log WHERE subject = 'replay 1'",
+        )
+        .await;
+    assert_eq!(
+        audit,
+        "replay.planned, replay.running, replay.settling, replay.finished"
+    );
+}
+
+#[tokio::test]
+async fn a_replay_resumes_wherever_its_worker_is_killed_in_a_step() {
+    let bed = TestBed::new().await;
+    dead_events(&bed, HARMLESS, 1, 120).await;
+    replay(&bed, &["--all", "--rate=60", WHY], 0).await;
+    for trap in [
+        "replayer.after_lock:1",
+        "replayer.before_commit:1",
+        "replayer.after_commit:1",
+        "replayer.after_lock:3",
+        "replayer.before_commit:3",
+        "replayer.after_commit:3",
+        "replayer.before_commit:8",
+    ] {
+        let launch = Launch {
+            armed: true,
+            unready: true,
+            variables: &[("TOLLGATE_CRASH_AT", trap)],
+        };
+        let mut doomed = Process::launch(&bed, "worker", launch).await;
+        eventually(&format!("it dies at {trap}"), async || {
+            doomed.has_ended().then_some(())
+        })
+        .await;
+    }
+    assert_eq!(
+        bed.count("SELECT count(*) FROM replays WHERE finished_at IS NULL")
+            .await,
+        1
+    );
+    let _worker = worker(&bed).await;
+    until_replay(&bed, "state = 'finished' AND processed = 120").await;
     check_replay(&bed).await;
 }

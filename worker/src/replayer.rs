@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Object, Pool};
+use deadpool_postgres::{Object, Pool, Transaction};
 use jiff::{SignedDuration, Timestamp};
 use shared::database::{StoreError, with_client};
 use shared::lifecycle::sleep_unless;
@@ -14,7 +14,7 @@ use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::store::replays::{self, LockedReplay, Recent};
+use crate::store::replays::{self, LockedReplay, Moved, Recent};
 
 /// Short, so that no step puts back many at once.
 const BUSY: Duration = Duration::from_millis(50);
@@ -63,59 +63,83 @@ impl Replayer {
         }
     }
 
-    /// Makes one step of each replay. False when none has anything to do.
+    /// Makes one step of each replay. False when none puts anything back: outcomes alone can wait.
     pub async fn run_once(&self) -> Result<bool, StoreError> {
         let open = with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
             replays::open(client).await
         })
         .await?;
-        for id in &open {
-            match self.step(*id).await {
-                Err(refused) if would_repeat(&refused) => self.give_up(*id, &refused).await?,
-                stepped => stepped?,
+        let mut busy = false;
+        for id in open {
+            match self.step(id).await {
+                Err(refused) if would_repeat(&refused) => self.give_up(id, &refused).await?,
+                stepped => busy |= stepped?,
             }
         }
-        Ok(!open.is_empty())
+        Ok(busy)
     }
 
-    async fn step(&self, id: i64) -> Result<(), StoreError> {
+    async fn step(&self, id: i64) -> Result<bool, StoreError> {
         with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
             self.step_with(client, id).await
         })
         .await
     }
 
-    async fn step_with(&self, client: &mut Object, id: i64) -> Result<(), StoreError> {
+    /// One step of one replay, as one transaction. True while it puts events back.
+    async fn step_with(&self, client: &mut Object, id: i64) -> Result<bool, StoreError> {
         let tx = client.transaction().await?;
         let Some(replay) = replays::lock(&tx, id).await? else {
-            return Ok(());
+            return Ok(false);
         };
-        if replay.state == "planned" {
-            replays::begin(&tx, id, &self.worker).await?;
-            info!(replay = id, events = replay.planned, "replay begins");
-            return Ok(tx.commit().await?);
+        shared::failpoint!("replayer.after_lock");
+        let mut moved = Moved::default();
+        match replay.state.as_str() {
+            "planned" => {
+                replays::begin(&tx, id, &self.worker).await?;
+                info!(replay = id, events = replay.planned, "replay begins");
+            }
+            state => {
+                replays::settle(&tx, id).await?;
+                match state {
+                    "running" if replay.cursor < replay.planned => {
+                        moved = self.advance(&tx, &replay).await?;
+                    }
+                    "running" | "settling" => self.end(&tx, &replay).await?,
+                    _ => {}
+                }
+            }
         }
-        replays::settle(&tx, id).await?;
-        if replay.state == "running" {
-            self.advance(&tx, &replay).await?;
-        }
+        shared::failpoint!("replayer.before_commit");
         tx.commit().await?;
-        self.wake.notify_one();
+        shared::failpoint!("replayer.after_commit");
+        if moved.put_back > 0 {
+            self.wake.notify_one();
+        }
+        Ok(["planned", "running"].contains(&replay.state.as_str()))
+    }
+
+    /// Everything was put back: it is over with the last outcome, and until then out of the next one's way.
+    async fn end(&self, tx: &Transaction<'_>, replay: &LockedReplay) -> Result<(), StoreError> {
+        let id = replay.id;
+        if replays::finish(tx, id, &self.worker).await? {
+            info!(replay = id, "replay finished");
+        } else if replay.state == "running" && replays::waiting(tx, id).await? == 0 {
+            replays::let_settle(tx, id, &self.worker).await?;
+            info!(
+                replay = id,
+                "replay settles: some of its events are retried"
+            );
+        }
         Ok(())
     }
 
     async fn advance(
         &self,
-        tx: &deadpool_postgres::Transaction<'_>,
+        tx: &Transaction<'_>,
         replay: &LockedReplay,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Moved, StoreError> {
         let id = replay.id;
-        if replay.cursor == replay.planned {
-            if replays::finish(tx, id, &self.worker).await? {
-                info!(replay = id, "replay finished");
-            }
-            return Ok(());
-        }
         let recent = replays::recent(tx, id, replay.watched_from, WATCHED).await?;
         if does_harm(recent) {
             let Recent {
@@ -124,7 +148,8 @@ impl Replayer {
             } = recent;
             let why = format!("{dead_again} of the last {finished} events died again");
             warn!(replay = id, dead_again, finished, "replay pauses by itself");
-            return replays::pause(tx, id, &self.worker, &why).await;
+            replays::pause(tx, id, &self.worker, &why).await?;
+            return Ok(Moved::default());
         }
         let allowed = if replays::live_traffic_waits(tx).await? {
             least_allowance(replay)
@@ -132,12 +157,12 @@ impl Replayer {
             let waiting = replays::waiting(tx, id).await?;
             allowance(replay, room(replay.rate_per_s, waiting))
         };
-        if allowed.events > 0 {
-            let moved =
-                replays::put_back_next(tx, replay, allowed.events, allowed.paced_at).await?;
-            debug!(replay = id, ?moved, "events put back");
+        if allowed.events == 0 {
+            return Ok(Moved::default());
         }
-        Ok(())
+        let moved = replays::put_back_next(tx, replay, allowed.events, allowed.paced_at).await?;
+        debug!(replay = id, ?moved, "events put back");
+        Ok(moved)
     }
 
     /// The database refused a step, and would refuse it again.

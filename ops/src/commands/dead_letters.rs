@@ -4,14 +4,13 @@ use std::collections::BTreeSet;
 
 use deadpool_postgres::Object;
 use serde::Serialize;
-use serde_json::json;
 
 use super::Accountable;
 use super::filter_args::FilterArgs;
+use crate::discard::{MOST, check_cap};
 use crate::filter::Filter;
 use crate::output::{Output, note, safe, table, time};
 use crate::page::{Cursor, next_page};
-use crate::store::audit;
 use crate::store::dead_letters::{self, DeadLetter, Group};
 use crate::{Database, OpsError};
 
@@ -69,11 +68,6 @@ pub struct Discarding {
     #[command(flatten)]
     accountable: Accountable,
 }
-
-/// More at once needs `--force`.
-pub const MOST: i64 = 10_000;
-/// Ids named in one audit entry.
-const MOST_IN_AUDIT: usize = 1_000;
 
 /// Runs the command.
 pub async fn run(database: &Database, command: Command, output: Output) -> Result<(), OpsError> {
@@ -201,7 +195,8 @@ async fn discard(database: &Database, args: Discarding, output: Output) -> Resul
         return Err(OpsError::Refused(text));
     }
     check_cap(matched, args.force)?;
-    let ids = give_up(&mut client, &selection.filter, matched, &args.accountable).await?;
+    let ids =
+        crate::discard::discard(&mut client, &selection.filter, matched, &args.accountable).await?;
     let wanted = selection
         .named
         .unwrap_or(usize::try_from(matched).unwrap_or(usize::MAX));
@@ -228,15 +223,6 @@ pub fn none_open() -> OpsError {
     OpsError::NotFound("none of these is an unresolved dead letter".to_owned())
 }
 
-/// More than [`MOST`] need `force`.
-pub fn check_cap(count: i64, force: bool) -> Result<(), OpsError> {
-    if count > MOST && !force {
-        let text = format!("{count} dead letters are more than {MOST}: say --force");
-        return Err(OpsError::Refused(text));
-    }
-    Ok(())
-}
-
 async fn preview(
     client: &Object,
     filter: &Filter,
@@ -258,24 +244,6 @@ async fn preview(
         ids: found.iter().map(name).collect(),
     };
     output.print("discarded", &report, |_| list(&found))
-}
-
-/// Discards and audits in one transaction.
-async fn give_up(
-    client: &mut Object,
-    filter: &Filter,
-    most: i64,
-    accountable: &Accountable,
-) -> Result<Vec<String>, OpsError> {
-    let tx = client.transaction().await?;
-    let discarded = dead_letters::discard(&tx, filter, most).await?;
-    let ids: Vec<String> = discarded.iter().map(ToString::to_string).collect();
-    let named_ids = &ids[..ids.len().min(MOST_IN_AUDIT)];
-    let details = json!({ "filter": filter, "matched": most, "done": ids.len(), "ids": named_ids });
-    let Accountable { actor, reason } = accountable;
-    audit::note(&tx, actor, "dead_letters.discard", reason, &details).await?;
-    tx.commit().await?;
-    Ok(ids)
 }
 
 /// What was named or described.

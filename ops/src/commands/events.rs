@@ -5,9 +5,12 @@ use serde::Serialize;
 use super::Accountable;
 use super::filter_args::FilterArgs;
 use crate::filter::Filter;
-use crate::output::{Output, print_bytes, safe, table, time, time_or_dash};
+use crate::output::{Output, exact, print_bytes, safe, table, time, time_or_dash};
 use crate::page::{Cursor, next_page};
+use crate::redact::redact;
+use crate::store::console::audit;
 use crate::store::events::{self, Attempt, Event};
+use crate::timeline::{Moment, timeline};
 use crate::{Database, OpsError};
 
 /// What to do with events.
@@ -35,6 +38,14 @@ pub enum Command {
         /// Print the exact bytes of its body instead. They hold personal data
         #[arg(long)]
         raw: bool,
+        /// Print its body with personal data and secrets covered, as the console does
+        #[arg(long, conflicts_with = "raw")]
+        redacted: bool,
+    },
+    /// Show all that happened to an event: attempts, deaths, and what people did
+    Timeline {
+        /// The event's id
+        id: String,
     },
     /// Try a dead event again, or one that waits for its next attempt at once
     Retry {
@@ -64,8 +75,12 @@ pub async fn run(database: &Database, command: Command, output: Output) -> Resul
             let next = next_page(&found, limit, |event| (event.received_at, event.id.clone()));
             output.print_list("events", &found, next, list)
         }
-        Command::Show { id, raw: true } => show_raw(database, &id).await,
-        Command::Show { id, raw: false } => show(database, &id, output).await,
+        Command::Show { id, raw: true, .. } => show_raw(database, &id).await,
+        Command::Show {
+            id, redacted: true, ..
+        } => show_redacted(database, &id).await,
+        Command::Show { id, .. } => show(database, &id, output).await,
+        Command::Timeline { id } => show_timeline(database, &id, output).await,
         Command::Retry {
             id,
             force,
@@ -177,6 +192,59 @@ async fn show_raw(database: &Database, id: &str) -> Result<(), OpsError> {
         .await?
         .ok_or_else(|| not_found(id))?;
     print_bytes(&body)
+}
+
+async fn show_redacted(database: &Database, id: &str) -> Result<(), OpsError> {
+    let body = events::body(&database.connect().await?, id)
+        .await?
+        .ok_or_else(|| not_found(id))?;
+    match redact(&body) {
+        Some(shown) => print_bytes(shown.as_bytes()),
+        None => {
+            let text = "its body is not JSON: nothing of it can be shown covered";
+            Err(OpsError::Refused(text.to_owned()))
+        }
+    }
+}
+
+/// More than anybody did to one event.
+const MOST_AUDIT: i64 = 1_000;
+
+async fn show_timeline(database: &Database, id: &str, output: Output) -> Result<(), OpsError> {
+    let client = database.connect().await?;
+    let event = events::find(&client, id)
+        .await?
+        .ok_or_else(|| not_found(id))?;
+    let attempts = events::attempts(&client, id).await?;
+    let deaths = events::deaths(&client, id).await?;
+    let named = audit::Filter {
+        event_id: Some(id),
+        ..audit::Filter::default()
+    };
+    let audit = audit::list(&client, &named, MOST_AUDIT).await?;
+    let moments = timeline(&event, &attempts, &deaths, &audit);
+    output.print_list("timeline", &moments, None::<Cursor>, |moments| {
+        table(["at", "what", "details"], moments.iter().map(moment_row))
+    })
+}
+
+fn moment_row(moment: &Moment) -> [String; 3] {
+    let took = moment.took_ms.map(|ms| format!("took {ms:.1} ms"));
+    let who = moment.actor.as_ref().map(|actor| format!("by {actor}"));
+    let details = [
+        &moment.kind,
+        &moment.error,
+        &who,
+        &moment.reason,
+        &took,
+        &moment.worker,
+    ];
+    let details: Vec<&str> = details.into_iter().flatten().map(String::as_str).collect();
+    [
+        exact(moment.at),
+        safe(&moment.title()),
+        safe(&details.join("; ")),
+    ]
 }
 
 fn not_found(id: &str) -> OpsError {

@@ -5,6 +5,7 @@ pub mod dead_letters;
 pub mod doctor;
 pub mod events;
 mod filter_args;
+pub mod health;
 pub mod migrate;
 pub mod reconcile;
 pub mod rejections;

@@ -6,10 +6,11 @@ use serde_json::json;
 use tokio_postgres::IsolationLevel;
 use tokio_postgres::error::SqlState;
 
-use super::dead_letters::{Report, Selection, check_cap, none_open};
+use super::dead_letters::{Report, Selection, none_open};
 use super::filter_args::FilterArgs;
 use super::replays::{follow, summary};
 use super::{Accountable, login};
+use crate::discard::check_cap;
 use crate::filter::Filter;
 use crate::output::{Output, note, safe, table};
 use crate::store::replays::{self, BUDGET_PER_EVENT, NewReplay, Plan, Replay, Share};

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Accountable;
-use crate::output::{Output, print_item, safe, table, time, time_or_dash};
+use crate::output::{Output, note, print_item, safe, table, time, time_or_dash};
 use crate::store::replays::{self, Item, Replay, Step};
 use crate::{Database, OpsError};
 
@@ -245,7 +245,14 @@ async fn watch(client: &Object, id: i64, output: Output) -> Result<(), OpsError>
         if replay.state == "paused" || (replay.is_over() && replay.in_flight == 0) {
             break;
         }
+        let settles = replay.state == "settling";
         replay = changed(client, &replay).await?;
+        if replay.state == "settling" && !settles {
+            let left = replay.in_flight;
+            note(format_args!(
+                "everything was put back; {left} are retried, and another replay may start"
+            ));
+        }
     }
     if let Some(bar) = bar {
         bar.finish_and_clear();

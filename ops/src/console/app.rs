@@ -18,6 +18,7 @@ use super::guard::{Hosts, is_same_origin};
 use super::live::Live;
 use super::probes::Prober;
 use super::reply::{self, Reply, secure};
+use super::shown::Setting;
 use super::visit::{Fields, THEME_COOKIE, Visit, own_path, theme};
 use super::{assets, pages};
 use crate::OpsError;
@@ -39,6 +40,10 @@ pub struct App {
     pub prober: Prober,
     /// Admin addresses of gateways.
     pub gateways: Vec<String>,
+    /// Admin addresses of workers.
+    pub workers: Vec<String>,
+    /// What it runs with, as pages may show it.
+    pub settings: Vec<Setting>,
 }
 
 impl App {
@@ -46,6 +51,7 @@ impl App {
     pub fn new(config: Config, pool: Pool, live: Live) -> Arc<Self> {
         let on_loopback = config.listen.ip().is_loopback();
         Arc::new(Self {
+            settings: config.shown(),
             authenticator: Authenticator::new(config.entry, crate::commands::login()),
             hosts: Hosts::new(on_loopback, config.hosts),
             read_only: config.read_only,
@@ -53,6 +59,7 @@ impl App {
             live,
             prober: Prober::new(),
             gateways: config.gateways,
+            workers: config.workers,
         })
     }
 
@@ -119,6 +126,7 @@ impl App {
             ["reconcile"] => pages::reconcile::show(self, visit).await,
             ["rejections"] => pages::rejections::show(self, visit).await,
             ["audit"] => pages::audit::show(self, visit).await,
+            ["settings"] => pages::settings::show(self, visit).await,
             _ => Err(OpsError::NotFound("there is no such page".to_owned())),
         };
         shown.unwrap_or_else(|error| pages::problem::show(visit, &error))
@@ -130,7 +138,11 @@ impl App {
             ["theme"] => Ok(keep_theme(visit)),
             ["events", id, "retry"] => pages::event::retry(self, visit, id).await,
             ["events", id, "reveal"] => pages::event::reveal(self, visit, id).await,
+            ["events", id, "discard"] => pages::event::discard(self, visit, id).await,
             ["dead-letters", fingerprint] => pages::group::change(self, visit, fingerprint).await,
+            ["dead-letters", fingerprint, "discard"] => {
+                pages::group::discard(self, visit, fingerprint).await
+            }
             ["replays"] => pages::plan::start(self, visit).await,
             ["replays", id, step] => pages::replay::take(self, visit, id, step).await,
             _ => Err(OpsError::NotFound("there is no such page".to_owned())),
@@ -161,6 +173,11 @@ fn refuse(peer: SocketAddr, refused: &Refused) -> Reply {
         }
         Refused::NotThroughProxy => {
             let text = "this console is reached through its proxy only";
+            reply::text(StatusCode::FORBIDDEN, text)
+        }
+        Refused::ThroughUnknownProxy => {
+            let text =
+                "a proxy brought this request: set CONSOLE_USERS_FILE or CONSOLE_PROXY_HEADER";
             reply::text(StatusCode::FORBIDDEN, text)
         }
     }

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::config::{Entry, Proxy};
+use super::guard::is_forwarded;
 use super::passwords::Passwords;
 
 /// What somebody may do; each may what those before may.
@@ -60,10 +61,12 @@ pub enum Refused {
     TooMany(Duration),
     /// The request did not come through the trusted proxy.
     NotThroughProxy,
+    /// A proxy brought it, and nobody is asked who they are.
+    ThroughUnknownProxy,
 }
 
 /// The header in which a trusted proxy proves itself.
-const SECRET_HEADER: &str = "x-console-proxy-secret";
+pub(super) const SECRET_HEADER: &str = "x-console-proxy-secret";
 /// The longest name that a proxy may tell.
 const MAX_NAME: usize = 200;
 
@@ -93,6 +96,8 @@ impl Authenticator {
     /// Who sent this request.
     pub async fn identify(&self, client: IpAddr, headers: &HeaderMap) -> Result<Identity, Refused> {
         match self {
+            // A proxy on this machine makes a loopback address reachable from elsewhere.
+            Self::Local(_) if is_forwarded(headers) => Err(Refused::ThroughUnknownProxy),
             Self::Local(identity) => Ok(identity.clone()),
             Self::Users(passwords) => {
                 let (name, password) = basic(headers).ok_or(Refused::SignIn)?;

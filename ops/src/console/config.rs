@@ -7,6 +7,7 @@ use shared::settings::{Check, Problems, address, boolean, database_url};
 use shared::telemetry::LogFormat;
 use std::str::FromStr;
 
+use super::auth::SECRET_HEADER;
 use super::passwords;
 
 /// What `ops console` takes.
@@ -167,6 +168,16 @@ fn entry(check: &mut Check, args: &Args) -> Option<Entry> {
             let role_header = check.value("CONSOLE_PROXY_ROLE_HEADER", role, header_name);
             let secret = given(&args.proxy_secret);
             let secret = check.required("CONSOLE_PROXY_SECRET", secret.as_deref(), secret_text);
+            if user_header == role_header
+                || [&user_header, &role_header]
+                    .into_iter()
+                    .flatten()
+                    .any(|name| name == SECRET_HEADER)
+            {
+                check.problem(format!(
+                    "CONSOLE_PROXY_HEADER, CONSOLE_PROXY_ROLE_HEADER and {SECRET_HEADER} must be three headers"
+                ));
+            }
             Some(Entry::Proxy(Proxy {
                 user_header: user_header?,
                 role_header: role_header?,

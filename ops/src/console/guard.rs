@@ -1,7 +1,7 @@
 //! Which requests are taken at all: those for this host, and changes only from this console's own pages. Pure.
 
 use hyper::HeaderMap;
-use hyper::header::{HOST, ORIGIN};
+use hyper::header::{HOST, ORIGIN, REFERER};
 
 /// Which names the Host header may bear. A page of another site whose name suddenly points here (DNS rebinding) bears
 /// its own.
@@ -43,16 +43,36 @@ pub fn is_same_origin(headers: &HeaderMap) -> bool {
     if headers.contains_key("sec-fetch-site") {
         return header(headers, "sec-fetch-site") == Some("same-origin");
     }
-    let (Some(origin), Some(host)) = (
-        header(headers, ORIGIN.as_str()),
-        header(headers, HOST.as_str()),
-    ) else {
-        return false;
-    };
-    let authority = origin
+    header(headers, ORIGIN.as_str()).is_some_and(|origin| own_part(headers, origin) == Some(""))
+}
+
+/// The path and query of the page of this console that a request comes from.
+pub fn own_referer(headers: &HeaderMap) -> Option<&str> {
+    own_part(headers, header(headers, REFERER.as_str())?).filter(|path| path.starts_with('/'))
+}
+
+/// What stands behind this host in a URL of it.
+fn own_part<'a>(headers: &HeaderMap, url: &'a str) -> Option<&'a str> {
+    let host = header(headers, HOST.as_str())?;
+    let rest = url
         .strip_prefix("https://")
-        .or_else(|| origin.strip_prefix("http://"));
-    authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
+        .or_else(|| url.strip_prefix("http://"))?;
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    authority.eq_ignore_ascii_case(host).then_some(path)
+}
+
+/// Headers that proxies add.
+const FORWARDED: [&str; 5] = [
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-real-ip",
+];
+
+/// Whether a proxy brought this request.
+pub fn is_forwarded(headers: &HeaderMap) -> bool {
+    FORWARDED.iter().any(|name| headers.contains_key(*name))
 }
 
 /// A header that is there once.
@@ -127,5 +147,21 @@ mod tests {
         ] {
             assert_eq!(is_same_origin(&headers(&pairs)), same, "{pairs:?}");
         }
+    }
+
+    #[test]
+    fn a_form_comes_from_a_page_of_this_host() {
+        let referer = |url: &str| {
+            own_referer(&headers(&[("host", "h:1"), ("referer", url)])).map(str::to_owned)
+        };
+        assert_eq!(
+            referer("https://h:1/events/a?b=c"),
+            Some("/events/a?b=c".to_owned())
+        );
+        for other in ["http://h:1", "http://h:2/a", "http://h:1.evil/a", "/a", ""] {
+            assert_eq!(referer(other), None, "{other}");
+        }
+        assert!(is_forwarded(&headers(&[("x-forwarded-for", "1.2.3.4")])));
+        assert!(!is_forwarded(&headers(&[("host", "h:1")])));
     }
 }

@@ -1,26 +1,25 @@
 //! How things stand, asked once for everybody: one poll of the database per process, however many look.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use askama::Template;
 use deadpool_postgres::Pool;
-use futures_util::stream::{self, Stream};
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Bytes, Frame as BodyFrame};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use shared::database::{StoreError, with_client};
 use shared::lifecycle::sleep_unless;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::probes::{Probe, Prober};
+use super::lights::{Light, broker, light, service};
+use super::probes::Prober;
 use super::reply::{self, Reply};
+use super::stream::{HEARTBEAT, frames};
 use super::view;
 use crate::store::console::groups::{self, Group};
 use crate::store::console::overview::{self, Backlog, Death, MOST_COUNTED, Minute};
@@ -36,20 +35,6 @@ const WHOLE_HOUR_EVERY: u32 = 20;
 const HOUR: i64 = 60;
 /// Streams at a time.
 const MAX_STREAMS: usize = 64;
-/// How long a stream may be silent.
-const HEARTBEAT: Duration = Duration::from_secs(15);
-
-/// How a thing that we depend on is.
-pub struct Light {
-    /// What it is.
-    pub name: &'static str,
-    /// `up`, `warning`, `down` or `unknown`.
-    pub state: &'static str,
-    /// In a word.
-    pub word: String,
-    /// Who said so.
-    pub detail: String,
-}
 
 /// How old the oldest unfinished event was.
 #[derive(Clone, Copy)]
@@ -240,52 +225,6 @@ impl Live {
     }
 }
 
-/// Ends with `shutdown`, or when nobody polls any more.
-fn frames(
-    newest: watch::Receiver<Arc<Snapshot>>,
-    shutdown: CancellationToken,
-    slot: OwnedSemaphorePermit,
-) -> impl Stream<Item = Result<BodyFrame<Bytes>, Infallible>> {
-    // Those who were cut off at once do not come back at once.
-    let retry_ms = 2_000 + rand::random_range(0..2_000);
-    let first = format!("retry: {retry_ms}\n\n");
-    stream::unfold(
-        (newest, shutdown, slot, Some(first)),
-        async |(mut newest, shutdown, slot, first)| {
-            let text = match first {
-                Some(first) => first,
-                None => next_text(&mut newest, &shutdown).await?,
-            };
-            let frame = Ok(BodyFrame::data(Bytes::from(text)));
-            Some((frame, (newest, shutdown, slot, None)))
-        },
-    )
-}
-
-async fn next_text(
-    newest: &mut watch::Receiver<Arc<Snapshot>>,
-    shutdown: &CancellationToken,
-) -> Option<String> {
-    tokio::select! {
-        () = shutdown.cancelled() => None,
-        changed = tokio::time::timeout(HEARTBEAT, newest.changed()) => match changed {
-            Err(_) => Some(": still here\n\n".to_owned()),
-            Ok(Err(_)) => None,
-            Ok(Ok(())) => Some(message(&newest.borrow_and_update())),
-        },
-    }
-}
-
-fn message(snapshot: &Snapshot) -> String {
-    let data: Vec<String> = snapshot
-        .html
-        .lines()
-        .map(|line| format!("data: {line}\n"))
-        .collect();
-    let id = snapshot.facts.at.as_millisecond();
-    format!("event: overview\nid: {id}\n{}\n", data.concat())
-}
-
 /// What waits, the groups, the last deaths, how many webhooks were refused in the last hour, and the last reconciliation.
 struct Asked(
     Backlog,
@@ -398,98 +337,4 @@ fn minutes_before(now: Timestamp, minutes: i64) -> Timestamp {
     let second = now.as_second();
     let second = second - second.rem_euclid(60) - 60 * minutes;
     Timestamp::from_second(second).unwrap_or(now)
-}
-
-fn light(name: &'static str, state: &'static str, word: &str, detail: &str) -> Light {
-    Light {
-        name,
-        state,
-        word: word.to_owned(),
-        detail: detail.to_owned(),
-    }
-}
-
-/// As the services see it: the worst of what they say.
-fn broker(gateways: &[Probe], workers: &[Probe]) -> Light {
-    let reports = gateways.iter().chain(workers).filter_map(|probe| {
-        let report = probe.report.as_ref()?;
-        Some(report.broker.as_str())
-    });
-    let worst = reports.max_by_key(|broker| match *broker {
-        "up" => 0,
-        "not consuming" => 1,
-        "blocked" => 2,
-        _ => 3,
-    });
-    match worst {
-        None => light("Broker", "unknown", "unknown", "no service answers"),
-        Some("up") => light("Broker", "up", "up", "as the services see it"),
-        Some(word @ ("blocked" | "not consuming")) => {
-            light("Broker", "warning", word, "as a service sees it")
-        }
-        Some(_) => light("Broker", "down", "down", "as a service sees it"),
-    }
-}
-
-fn service(name: &'static str, probes: &[Probe]) -> Light {
-    let ready = |probe: &&Probe| probe.report.as_ref().is_some_and(|report| report.ready);
-    let (ready, all) = (probes.iter().filter(ready).count(), probes.len());
-    let silent: Vec<&str> = probes
-        .iter()
-        .filter(|probe| probe.report.is_none())
-        .map(|probe| probe.url.as_str())
-        .collect();
-    let draining = probes
-        .iter()
-        .filter_map(|probe| probe.report.as_ref())
-        .any(|report| report.draining);
-    let detail = match (silent.first(), draining) {
-        (Some(url), _) => format!("no answer from {url}"),
-        (None, true) => "draining".to_owned(),
-        (None, false) => format!("{ready} of {all}"),
-    };
-    let (state, word) = match (ready, all) {
-        (_, 0) => ("unknown", "not watched"),
-        (0, _) if silent.len() == all => ("down", "no answer"),
-        (0, _) => ("down", "not ready"),
-        (ready, all) if ready == all => ("up", "ready"),
-        _ => ("warning", "partly ready"),
-    };
-    light(name, state, word, &detail)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::console::probes::Report;
-
-    fn probe(ready: bool, broker: &str) -> Probe {
-        let report = Report {
-            ready,
-            broker: broker.to_owned(),
-            draining: false,
-        };
-        Probe {
-            url: "http://h".to_owned(),
-            report: Some(report),
-        }
-    }
-
-    #[test]
-    fn lights_tell_the_worst() {
-        let silent = Probe {
-            url: "http://x".to_owned(),
-            report: None,
-        };
-        let (good, bad) = (probe(true, "up"), probe(false, "down"));
-        let state = |probes: &[Probe]| service("Gateway", probes).state;
-        assert_eq!(state(std::slice::from_ref(&good)), "up");
-        assert_eq!(state(&[good.clone(), bad.clone()]), "warning");
-        assert_eq!(state(std::slice::from_ref(&bad)), "down");
-        assert_eq!(state(std::slice::from_ref(&silent)), "down");
-        assert_eq!(state(&[]), "unknown");
-        assert_eq!(broker(std::slice::from_ref(&good), &[bad]).state, "down");
-        assert_eq!(broker(&[good], &[probe(true, "blocked")]).state, "warning");
-        assert_eq!(broker(&[silent], &[]).state, "unknown");
-    }
 }

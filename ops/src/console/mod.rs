@@ -6,12 +6,14 @@ mod assets;
 mod auth;
 mod config;
 mod guard;
+pub(crate) mod lights;
 mod live;
 mod pages;
 mod passwords;
-mod probes;
-mod redact;
+pub(crate) mod probes;
 mod reply;
+mod shown;
+mod stream;
 mod view;
 mod visit;
 

@@ -20,9 +20,11 @@ use tracing::error;
 
 use super::auth::{Identity, Refused, Role};
 
-/// Passwords that are looked at per client and minute; those that are remembered do not count.
+/// Passwords of one name that are looked at per client and minute; those that are remembered do not count.
 const TRIES_PER_MINUTE: u32 = 10;
-/// How long a right password is remembered.
+/// The same of all names: behind a proxy everybody is the same client.
+const TRIES_OF_ALL_PER_MINUTE: u32 = 60;
+/// How long a right password is remembered after it was used last.
 const REMEMBERED: Duration = Duration::from_secs(300);
 const MOST_REMEMBERED: usize = 1_000;
 /// Hashes at a time: each takes 19 MiB.
@@ -104,9 +106,11 @@ pub struct Passwords {
     file: PathBuf,
     key: [u8; 32],
     loaded: Mutex<Loaded>,
-    tries: DefaultKeyedRateLimiter<IpAddr>,
+    /// By client and digest of the name.
+    tries: DefaultKeyedRateLimiter<(IpAddr, [u8; 32])>,
+    tries_of_all: DefaultKeyedRateLimiter<IpAddr>,
     clock: DefaultClock,
-    at_once: Semaphore,
+    at_once: Arc<Semaphore>,
 }
 
 impl Passwords {
@@ -117,14 +121,16 @@ impl Passwords {
             users: Arc::default(),
             remembered: HashMap::new(),
         };
-        let tries = NonZeroU32::new(TRIES_PER_MINUTE).unwrap_or(NonZeroU32::MIN);
+        let per_minute =
+            |tries: u32| Quota::per_minute(NonZeroU32::new(tries).unwrap_or(NonZeroU32::MIN));
         Self {
             file,
             key: rand::random(),
             loaded: Mutex::new(loaded),
-            tries: RateLimiter::keyed(Quota::per_minute(tries)),
+            tries: RateLimiter::keyed(per_minute(TRIES_PER_MINUTE)),
+            tries_of_all: RateLimiter::keyed(per_minute(TRIES_OF_ALL_PER_MINUTE)),
             clock: DefaultClock::default(),
-            at_once: Semaphore::new(MOST_AT_ONCE),
+            at_once: Arc::new(Semaphore::new(MOST_AT_ONCE)),
         }
     }
 
@@ -140,15 +146,19 @@ impl Passwords {
         if let Some(identity) = self.remembered(&digest) {
             return Ok(identity);
         }
-        self.count_try(client)?;
+        self.count_try(client, self.digest(name, ""))?;
         let user = users.get(name).cloned();
         let (hash, password) = (
             user.as_ref().map_or(NOBODY, |user| &user.hash).to_owned(),
             password.to_owned(),
         );
-        let permit = self.at_once.acquire().await;
-        let right = tokio::task::spawn_blocking(move || is_right(&password, &hash)).await;
-        drop(permit);
+        let permit = self.at_once.clone().acquire_owned().await;
+        let right = tokio::task::spawn_blocking(move || {
+            // Kept here: who asks may leave meanwhile, and the hash goes on.
+            let _permit = permit;
+            is_right(&password, &hash)
+        })
+        .await;
         match user {
             Some(user) if right.unwrap_or(false) => {
                 let identity = Identity {
@@ -189,9 +199,13 @@ impl Passwords {
     }
 
     fn remembered(&self, digest: &[u8; 32]) -> Option<Identity> {
-        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        let (identity, since) = loaded.remembered.get(digest)?;
-        (since.elapsed() < REMEMBERED).then(|| identity.clone())
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let (identity, used) = loaded.remembered.get_mut(digest)?;
+        if used.elapsed() >= REMEMBERED {
+            return None;
+        }
+        *used = Instant::now();
+        Some(identity.clone())
     }
 
     fn remember(&self, digest: [u8; 32], identity: &Identity) {
@@ -204,14 +218,26 @@ impl Passwords {
             .insert(digest, (identity.clone(), Instant::now()));
     }
 
-    fn count_try(&self, client: IpAddr) -> Result<(), Refused> {
+    fn count_try(&self, client: IpAddr, name: [u8; 32]) -> Result<(), Refused> {
         if self.tries.len() > MOST_CLIENTS {
             self.tries.retain_recent();
         }
-        self.tries
+        if self.tries_of_all.len() > MOST_CLIENTS {
+            self.tries_of_all.retain_recent();
+        }
+        self.tries_of_all
             .check_key(&client)
+            .and_then(|()| self.tries.check_key(&(client, name)))
             .map_err(|until| Refused::TooMany(until.wait_time_from(self.clock.now())))
     }
+}
+
+/// How many users there are of each role, for people.
+pub fn summary(users: &Users) -> String {
+    let count = |role: Role| users.values().filter(|user| user.role == role).count();
+    [Role::Admin, Role::Operator, Role::Viewer]
+        .map(|role| format!("{} {}", count(role), role.as_str()))
+        .join(", ")
 }
 
 #[cfg(test)]
@@ -225,6 +251,24 @@ mod tests {
         assert!(!is_right("correct horsf", &hash));
         assert!(!is_right("", &hash) && !is_right("correct horse", "x"));
         assert!(PasswordHash::new(NOBODY).is_ok(), "it must take as long");
+    }
+
+    #[tokio::test]
+    async fn guessing_at_one_name_keeps_nobody_else_behind_the_same_proxy_out() {
+        let folder = std::env::temp_dir().join(format!("users-{:x}", rand::random::<u64>()));
+        let hash = hash("right").unwrap();
+        std::fs::write(&folder, format!("ann:admin:{hash}\nbob:viewer:{hash}\n")).unwrap();
+        let passwords = Passwords::new(folder.clone());
+        let proxy: IpAddr = [10, 0, 0, 1].into();
+        for _ in 0..TRIES_PER_MINUTE {
+            let guess = passwords.identify(proxy, "ann", "wrong").await;
+            assert!(matches!(guess, Err(Refused::SignIn)));
+        }
+        let more = passwords.identify(proxy, "ann", "right").await;
+        assert!(matches!(more, Err(Refused::TooMany(_))));
+        let bob = passwords.identify(proxy, "bob", "right").await.unwrap();
+        assert_eq!((bob.name.as_str(), bob.role), ("bob", Role::Viewer));
+        std::fs::remove_file(folder).unwrap();
     }
 
     #[test]

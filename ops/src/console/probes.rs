@@ -24,6 +24,9 @@ pub struct Report {
     pub broker: String,
     /// Whether it is about to stop.
     pub draining: bool,
+    /// Which version it is; none of one that is too old to say.
+    #[serde(default)]
+    pub version: Option<String>,
 }
 
 /// How long an answer may take.

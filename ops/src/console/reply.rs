@@ -21,7 +21,7 @@ pub type Reply = Response<Body>;
 const HEADERS: [(HeaderName, &str); 7] = [
     (
         HeaderName::from_static("content-security-policy"),
-        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; \
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
          form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     ),
     (HeaderName::from_static("x-content-type-options"), "nosniff"),

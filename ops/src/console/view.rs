@@ -57,6 +57,11 @@ impl Frame {
     pub fn ago(&self, at: &Timestamp) -> String {
         ago(&self.now, at)
     }
+
+    /// The time of the day, with its date unless it is today's.
+    pub fn clock(&self, at: &Timestamp) -> String {
+        clock(&self.now, at)
+    }
 }
 
 /// Every page of the navigation: section, path, title.
@@ -68,6 +73,7 @@ pub const SECTIONS: [(&str, &str, &str); 7] = [
     ("reconcile", "/reconcile", "Reconcile"),
     ("rejections", "/rejections", "Rejections"),
     ("audit", "/audit", "Audit log"),
+    ("settings", "/settings", "Settings"),
 ];
 
 /// How long ago, in words.
@@ -79,6 +85,16 @@ pub fn ago(now: &Timestamp, at: &Timestamp) -> String {
         "just now".to_owned()
     } else {
         format!("{} ago", span(&past))
+    }
+}
+
+/// The time of the day, with its date unless it is today's.
+pub fn clock(now: &Timestamp, at: &Timestamp) -> String {
+    let day = |at: &Timestamp| at.strftime("%Y-%m-%d").to_string();
+    if day(now) == day(at) {
+        at.strftime("%H:%M:%SZ").to_string()
+    } else {
+        at.strftime("%b %-d %H:%MZ").to_string()
     }
 }
 
@@ -117,13 +133,14 @@ pub fn time(at: &Timestamp) -> String {
 
 /// A time to the millisecond.
 pub fn exact(at: &Timestamp) -> String {
-    at.strftime("%Y-%m-%d %H:%M:%S%.3fZ").to_string()
+    output::exact(*at)
 }
 
 /// A number with separated thousands.
-pub fn number(value: &i64) -> String {
+pub fn number(value: &(impl Copy + Into<i64>)) -> String {
+    let value: i64 = (*value).into();
     let digits = value.unsigned_abs().to_string();
-    let mut text = String::from(if *value < 0 { "-" } else { "" });
+    let mut text = String::from(if value < 0 { "-" } else { "" });
     for (at, digit) in digits.chars().enumerate() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
@@ -131,6 +148,17 @@ pub fn number(value: &i64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// A size in the largest unit that it fills.
+pub fn bytes(bytes: &i64) -> String {
+    let size = *bytes as f64;
+    match size {
+        ..1024.0 => format!("{bytes} B"),
+        ..1_048_576.0 => format!("{:.0} KiB", size / 1024.0),
+        ..1_073_741_824.0 => format!("{:.1} MiB", size / 1_048_576.0),
+        _ => format!("{:.1} GiB", size / 1_073_741_824.0),
+    }
 }
 
 /// An amount in minor units with its currency.
@@ -227,9 +255,12 @@ mod tests {
         ] {
             assert_eq!(ago(&now, &at.parse().unwrap()), text);
         }
+        let clock = |at: &str| clock(&now, &at.parse().unwrap());
+        assert_eq!(clock("2026-01-02T00:59:05Z"), "00:59:05Z");
+        assert_eq!(clock("2025-12-31T23:59:05Z"), "Dec 31 23:59Z");
         assert_eq!(number(&1_234_567), "1,234,567");
         assert_eq!(
-            (number(&-1_000), number(&999)),
+            (number(&-1_000), number(&999_i64)),
             ("-1,000".into(), "999".into())
         );
     }

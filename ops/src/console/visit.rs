@@ -1,10 +1,13 @@
 //! One request of somebody who was let in, as pages see it.
 
+use hyper::Method;
 use hyper::header::COOKIE;
 use hyper::http::request::Parts;
+use hyper::http::uri::PathAndQuery;
 use jiff::Timestamp;
 
 use super::auth::{Identity, Role};
+use super::guard::own_referer;
 use crate::OpsError;
 use crate::commands::Accountable;
 
@@ -45,9 +48,11 @@ pub struct Visit {
     pub read_only: bool,
     /// The colours that the browser asked for: `auto`, `light` or `dark`.
     pub theme: &'static str,
+    /// Whether it is a form.
+    pub is_change: bool,
     /// The path.
     pub path: String,
-    /// Path and query.
+    /// Path and query; of the page that sent it, where it is a form.
     pub here: String,
     /// The query.
     pub query: Fields,
@@ -66,13 +71,17 @@ impl Visit {
     /// A request without its body.
     pub fn new(who: Identity, read_only: bool, head: &Parts) -> Self {
         let uri = &head.uri;
-        let here = uri
-            .path_and_query()
-            .map_or("/".to_owned(), ToString::to_string);
+        let here = match head.method {
+            // Nobody can go back to where a form was sent.
+            Method::POST => own_referer(&head.headers).map_or("/", own_path),
+            _ => uri.path_and_query().map_or("/", PathAndQuery::as_str),
+        }
+        .to_owned();
         Self {
             who,
             read_only,
             theme: theme_of(head),
+            is_change: head.method == Method::POST,
             path: uri.path().to_owned(),
             here,
             query: Fields::parse(uri.query().unwrap_or_default().as_bytes()),
@@ -142,7 +151,8 @@ fn theme_of(head: &Parts) -> &'static str {
 pub fn own_path(raw: &str) -> &str {
     let own = raw.starts_with('/')
         && !raw.starts_with("//")
-        && !raw.contains(['\\', '\r', '\n'])
+        // Browsers drop tabs: `/\t/elsewhere` would be another host.
+        && !raw.contains(|c: char| c == '\\' || c.is_control())
         && raw.is_ascii();
     if own { raw } else { "/" }
 }
@@ -159,6 +169,7 @@ mod tests {
             ("/\\evil.example", "/"),
             ("https://evil.example", "/"),
             ("/a\r\nx: y", "/"),
+            ("/\t/evil.example", "/"),
             ("", "/"),
         ] {
             assert_eq!(own_path(raw), own, "{raw}");

@@ -24,6 +24,7 @@ impl Conditions {
             let ids = conditions.bind(filter.ids.clone());
             conditions.add(format!("event.id = ANY({ids})"));
         }
+        conditions.objects("event.id", &filter.objects);
         for (column, values) in [
             ("fingerprint", &filter.fingerprints),
             ("reason", &filter.reasons),
@@ -50,6 +51,7 @@ impl Conditions {
                 "(letter.id = ANY({letters}) OR letter.event_id = ANY({events}))"
             ));
         }
+        conditions.objects("letter.event_id", &filter.objects);
         conditions.any_of("letter.fingerprint", &filter.fingerprints);
         conditions.any_of("letter.reason", &filter.reasons);
         conditions
@@ -137,6 +139,15 @@ impl Conditions {
         }
     }
 
+    fn objects(&mut self, column: &str, objects: &[String]) {
+        if !objects.is_empty() {
+            let objects = self.bind(objects.to_vec());
+            self.add(format!(
+                "{column} IN (SELECT named.event_id FROM event_objects named WHERE named.object_id = ANY({objects}))"
+            ));
+        }
+    }
+
     fn any_of(&mut self, column: &str, values: &[String]) {
         if !values.is_empty() {
             let values = self.bind(values.to_vec());
@@ -178,7 +189,7 @@ mod tests {
 
     #[test]
     fn no_value_reaches_the_statement() {
-        let text = "type:x'y*,x'y state:dead fingerprint:x'y reason:x'y id:x'y account:x'y api_version:x'y";
+        let text = "type:x'y*,x'y state:dead fingerprint:x'y reason:x'y id:x'y object:x'y account:x'y api_version:x'y";
         for conditions in [
             Conditions::of_events(&filter(text)),
             Conditions::of_letters(&filter(text)),

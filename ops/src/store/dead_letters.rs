@@ -194,12 +194,20 @@ pub async fn count_exhausted(
 pub const REPLAYED_BEFORE: &str = "
     (SELECT count(*) FROM dead_letters earlier WHERE earlier.event_id = letter.event_id AND earlier.resolution = 'replayed')";
 
-/// Gives matching dead letters up: their events will never be attempted again. Returns how many.
+/// A dead letter that was given up.
+pub struct Discarded {
+    /// Its own id.
+    pub id: i64,
+    /// The event; none for a message that named no stored event.
+    pub event_id: Option<String>,
+}
+
+/// Gives matching dead letters up: their events will never be attempted again. Returns which.
 pub async fn discard(
     tx: &Transaction<'_>,
     filter: &Filter,
     most: i64,
-) -> Result<Vec<i64>, StoreError> {
+) -> Result<Vec<Discarded>, StoreError> {
     let ids = lock(tx, filter, most).await?;
     const DISCARD: &str = "
         WITH event AS (
@@ -210,11 +218,15 @@ pub async fn discard(
         )
         UPDATE dead_letters letter SET resolved_at = now(), resolution = 'discarded'
         WHERE letter.id = ANY($1) AND (letter.event_id IS NULL OR letter.event_id IN (SELECT id FROM event))
-        RETURNING letter.id";
+        RETURNING letter.id, letter.event_id";
+    let discarded = |row: &Row| Discarded {
+        id: row.get(0),
+        event_id: row.get(1),
+    };
     Ok(query(tx, DISCARD, &[&ids])
         .await?
         .iter()
-        .map(|row| row.get(0))
+        .map(discarded)
         .collect())
 }
 

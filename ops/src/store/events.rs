@@ -136,6 +136,60 @@ pub async fn attempts(client: &impl GenericClient, id: &str) -> Result<Vec<Attem
     Ok(rows.iter().map(attempt).collect())
 }
 
+/// A death of an event, and what became of it.
+#[derive(Debug)]
+pub struct Death {
+    /// When.
+    pub died_at: Timestamp,
+    /// A fixed word for the cause.
+    pub reason: String,
+    /// Its group.
+    pub fingerprint: String,
+    /// When it was replayed or discarded.
+    pub resolved_at: Option<Timestamp>,
+    /// `replayed` or `discarded`.
+    pub resolution: Option<String>,
+    /// The replay that put it back; none where it was put back by itself.
+    pub replay: Option<ReplayOf>,
+}
+
+/// Whose replay put an event back, and why.
+#[derive(Debug)]
+pub struct ReplayOf {
+    /// Its id.
+    pub id: i64,
+    /// Who planned it.
+    pub created_by: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// An event's deaths, oldest first.
+pub async fn deaths(client: &impl GenericClient, id: &str) -> Result<Vec<Death>, StoreError> {
+    const DEATHS: &str = "
+        SELECT letter.died_at, letter.reason, letter.fingerprint, letter.resolved_at, letter.resolution,
+            replay.id AS replay, replay.created_by, replay.reason AS why
+        FROM dead_letters letter
+        LEFT JOIN replay_items item ON item.event_id = letter.event_id AND item.dead_letter_id = letter.id
+            AND item.replayed_at IS NOT NULL
+        LEFT JOIN replays replay ON replay.id = item.replay_id
+        WHERE letter.event_id = $1 ORDER BY letter.id LIMIT 200";
+    let rows = query(client, DEATHS, &[&id]).await?;
+    let death = |row: &Row| Death {
+        died_at: row.get("died_at"),
+        reason: row.get("reason"),
+        fingerprint: row.get("fingerprint"),
+        resolved_at: row.get("resolved_at"),
+        resolution: row.get("resolution"),
+        replay: row.get::<_, Option<i64>>("replay").map(|id| ReplayOf {
+            id,
+            created_by: row.get("created_by"),
+            reason: row.get("why"),
+        }),
+    };
+    Ok(rows.iter().map(death).collect())
+}
+
 /// The exact bytes of an event's body.
 pub async fn body(client: &impl GenericClient, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
     let row = query_opt(

@@ -47,8 +47,7 @@ pub struct Moved {
 
 /// Replays that have something to do, oldest first.
 pub async fn open(client: &impl GenericClient) -> Result<Vec<i64>, StoreError> {
-    const OPEN: &str =
-        "SELECT id FROM replays WHERE state IN ('planned', 'running') OR in_flight > 0 ORDER BY id";
+    const OPEN: &str = "SELECT id FROM replays WHERE state IN ('planned', 'running', 'settling') OR in_flight > 0 ORDER BY id";
     Ok(query(client, OPEN, &[])
         .await?
         .iter()
@@ -60,7 +59,7 @@ pub async fn open(client: &impl GenericClient) -> Result<Vec<i64>, StoreError> {
 pub async fn lock(tx: &Transaction<'_>, id: i64) -> Result<Option<LockedReplay>, StoreError> {
     const LOCK: &str = "
         SELECT id, state, planned_count, rate_per_s, cursor, paced_at, watched_from, clock_timestamp() AS now
-        FROM replays WHERE id = $1 AND (state IN ('planned', 'running') OR in_flight > 0) FOR UPDATE SKIP LOCKED";
+        FROM replays WHERE id = $1 AND (state IN ('planned', 'running', 'settling') OR in_flight > 0) FOR UPDATE SKIP LOCKED";
     let locked = |row: Row| LockedReplay {
         id: row.get("id"),
         state: row.get("state"),
@@ -210,8 +209,17 @@ pub async fn finish(tx: &Transaction<'_>, id: i64, worker: &str) -> Result<bool,
     const FINISH: &str = "
         UPDATE replays SET state = 'finished', finished_at = now(), changed_by = $2,
             changed_why = 'every event has an outcome', changed_at = now()
-        WHERE id = $1 AND state = 'running' AND cursor = planned_count AND in_flight = 0";
+        WHERE id = $1 AND state IN ('running', 'settling') AND cursor = planned_count AND in_flight = 0";
     Ok(execute(tx, FINISH, &[&id, &worker]).await? == 1)
+}
+
+/// Makes room for the next replay, once everything was put back: some events are retried, which may take hours.
+pub async fn let_settle(tx: &Transaction<'_>, id: i64, worker: &str) -> Result<(), StoreError> {
+    const LET_SETTLE: &str = "
+        UPDATE replays SET state = 'settling', changed_by = $2, changed_why = 'every event was put back', changed_at = now()
+        WHERE id = $1 AND state = 'running' AND cursor = planned_count";
+    execute(tx, LET_SETTLE, &[&id, &worker]).await?;
+    Ok(())
 }
 
 /// Gives a replay up that the database refuses to run.
@@ -224,7 +232,7 @@ pub async fn fail(
     const FAIL: &str = "
         UPDATE replays SET state = 'failed', error = $3, finished_at = now(), changed_by = $2, changed_why = $3,
             changed_at = now()
-        WHERE id = $1 AND state IN ('planned', 'running', 'paused')";
+        WHERE id = $1 AND state IN ('planned', 'running', 'paused', 'settling')";
     execute(client, FAIL, &[&id, &worker, &error]).await?;
     Ok(())
 }

@@ -8,15 +8,17 @@ use serde_json::json;
 use crate::OpsError;
 use crate::console::app::App;
 use crate::console::auth::Role;
-use crate::console::redact::redact;
 use crate::console::reply::{self, Reply};
 use crate::console::view::{self, Frame};
 use crate::console::visit::Visit;
+use crate::filter::Filter;
+use crate::redact::redact;
 use crate::store::console::effects::{self, Order, Related};
 use crate::store::console::{audit, groups};
 use crate::store::dead_letters::{self, DeadLetter};
-use crate::store::events::{self, Attempt, Event};
+use crate::store::events::{self, Event};
 use crate::store::reconciliations;
+use crate::timeline::{Moment, timeline};
 
 /// How the payload is shown.
 enum Payload {
@@ -35,7 +37,8 @@ enum Payload {
 struct Page {
     frame: Frame,
     event: Event,
-    attempts: Vec<Attempt>,
+    moments: Vec<Moment>,
+    objects: Vec<String>,
     letter: Option<DeadLetter>,
     group_state: Option<String>,
     order: Option<Order>,
@@ -49,9 +52,26 @@ struct Page {
 }
 
 impl Page {
-    fn took(&self, attempt: &Attempt) -> String {
-        let took = attempt.finished_at.duration_since(attempt.started_at);
-        view::seconds(&took.as_secs_f64())
+    fn took(&self, moment: &Moment) -> Option<String> {
+        moment.took_ms.map(|ms| view::seconds(&(ms / 1_000.0)))
+    }
+
+    /// Whether the attempt before failed alike: a long error is told once.
+    fn repeats(&self, moment: &Moment) -> bool {
+        let before = |other: &&Moment| other.number.is_some() && other.number < moment.number;
+        let last = self.moments.iter().rev().find(before);
+        last.is_some_and(|last| last.error == moment.error)
+    }
+
+    /// What the dot of a moment looks like.
+    fn look<'a>(&self, moment: &'a Moment) -> &'a str {
+        moment.outcome.as_deref().unwrap_or(moment.what)
+    }
+
+    /// The events of the same objects, as a filter.
+    fn objects_link(&self) -> Option<String> {
+        (!self.objects.is_empty())
+            .then(|| super::events::link(&format!("object:{}", self.objects.join(","))))
     }
 
     fn can_reveal(&self) -> bool {
@@ -95,12 +115,16 @@ async fn page(client: &Object, visit: &Visit, id: &str, uncovered: bool) -> Resu
         event_id: Some(id),
         ..audit::Filter::default()
     };
+    let attempts = events::attempts(client, id).await?;
+    let deaths = events::deaths(client, id).await?;
+    let audit = audit::list(client, &filter, MOST_AUDIT).await?;
     let size = body.as_ref().map_or(0, Vec::len);
     let size = i64::try_from(size).unwrap_or(i64::MAX);
     Ok(Page {
         frame: Frame::new(visit, "events"),
-        attempts: events::attempts(client, id).await?,
-        audit: audit::list(client, &filter, MOST_AUDIT).await?,
+        moments: timeline(&event, &attempts, &deaths, &audit),
+        audit,
+        objects,
         payload: payload(body, uncovered),
         group_state: group.map(|group| group.state),
         retried: visit.query.ticked("retried"),
@@ -129,6 +153,32 @@ pub async fn retry(app: &App, visit: &Visit, id: &str) -> Result<Reply, OpsError
     crate::retry::retry(&mut client, &id, false, &visit.accountable()?).await?;
     let to = format!("/events/{}?retried=1", view::encoded(&id));
     Ok(reply::see_other(&to))
+}
+
+/// Gives a dead event up for good, as `ops dead-letters discard` does.
+pub async fn discard(app: &App, visit: &Visit, id: &str) -> Result<Reply, OpsError> {
+    visit.must(Role::Operator)?;
+    let id = view::decoded(id);
+    let accountable = visit.accountable()?;
+    let mut client = app.client().await?;
+    let event = events::find(&client, &id)
+        .await?
+        .ok_or_else(|| OpsError::NotFound(format!("there is no event {id}")))?;
+    let filter = Filter {
+        ids: vec![id],
+        ..Filter::default()
+    };
+    let discarded = crate::discard::discard(&mut client, &filter, 1, &accountable).await?;
+    if discarded.is_empty() {
+        let state = event.state;
+        return Err(OpsError::Conflict(format!(
+            "only a dead event can be discarded, and this one was {state}"
+        )));
+    }
+    Ok(reply::see_other(&format!(
+        "/events/{}",
+        view::encoded(&event.id)
+    )))
 }
 
 /// Shows the payload as it is, once, and notes who saw it and why before it is shown.

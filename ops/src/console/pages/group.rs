@@ -12,8 +12,11 @@ use crate::console::auth::Role;
 use crate::console::reply::{self, Reply};
 use crate::console::view::{self, Frame};
 use crate::console::visit::Visit;
+use crate::discard::MOST;
+use crate::filter::Filter;
 use crate::store::audit;
 use crate::store::console::groups::{self, Group, Letter};
+use crate::store::dead_letters;
 
 const PAGE: usize = 50;
 /// The longest note.
@@ -85,5 +88,29 @@ pub async fn change(app: &App, visit: &Visit, fingerprint: &str) -> Result<Reply
     let reason = if note.is_empty() { "no note" } else { note };
     audit::note(&tx, &visit.who.name, "group.change", reason, &details).await?;
     tx.commit().await?;
+    Ok(reply::see_other(&format!("/dead-letters/{fingerprint}")))
+}
+
+/// Gives up every open letter of the group, as many as were shown.
+pub async fn discard(app: &App, visit: &Visit, fingerprint: &str) -> Result<Reply, OpsError> {
+    visit.must(Role::Operator)?;
+    let accountable = visit.accountable()?;
+    let shown: Option<i64> = visit.form.get("count").and_then(|count| count.parse().ok());
+    let shown = shown.ok_or_else(|| OpsError::Usage("look at the group first".to_owned()))?;
+    let filter = Filter {
+        fingerprints: vec![fingerprint.to_owned()],
+        ..Filter::default()
+    };
+    let mut client = app.client().await?;
+    let open = dead_letters::count(&client, &filter).await?;
+    if open != shown {
+        let text =
+            format!("the group has {open} open letters now, and not {shown}: look at it again");
+        return Err(OpsError::Conflict(text));
+    }
+    if open > MOST {
+        visit.must(Role::Admin)?;
+    }
+    crate::discard::discard(&mut client, &filter, open, &accountable).await?;
     Ok(reply::see_other(&format!("/dead-letters/{fingerprint}")))
 }

@@ -12,3 +12,4 @@ pub mod reconcile;
 pub mod rejections;
 pub mod replay;
 pub mod replays;
+pub mod settings;

@@ -88,6 +88,9 @@ pub async fn start(app: &App, visit: &Visit) -> Result<Reply, OpsError> {
         .get("plan_hash")
         .ok_or_else(|| OpsError::Usage("look at the plan first".to_owned()))?;
     let filter = Filter::parse(visit.form.get("filter").unwrap_or_default(), visit.now)?;
+    if !filter.says_something() {
+        return Err(OpsError::Usage("say which dead letters".to_owned()));
+    }
     let new = NewReplay {
         filter: &filter,
         created_by: &visit.who.name,

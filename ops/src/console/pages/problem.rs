@@ -15,6 +15,8 @@ struct Page {
     frame: Frame,
     title: &'static str,
     text: String,
+    /// Where the form stands that was sent.
+    back: Option<String>,
 }
 
 /// The page of a problem. What nobody expected is logged, and not told.
@@ -35,6 +37,11 @@ pub fn show(visit: &Visit, problem: &OpsError) -> Reply {
         }
         told => told.to_string(),
     };
-    let frame = Frame::new(visit, "");
-    reply::page(status, &Page { frame, title, text })
+    let page = Page {
+        frame: Frame::new(visit, ""),
+        title,
+        text,
+        back: Some(visit.here.clone()).filter(|here| visit.is_change && here != "/"),
+    };
+    reply::page(status, &page)
 }

@@ -33,6 +33,11 @@ impl Page {
         !self.replay.is_over() || self.replay.in_flight > 0
     }
 
+    /// Whether a part of the way back is left.
+    fn sends(&self) -> bool {
+        ["planned", "running", "paused"].contains(&self.replay.state.as_str())
+    }
+
     fn left(&self) -> String {
         let left = f64::from(self.replay.planned - self.replay.done);
         view::seconds(&(left / f64::from(self.replay.rate_per_s)))

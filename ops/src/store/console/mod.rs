@@ -5,3 +5,4 @@ pub mod effects;
 pub mod events;
 pub mod groups;
 pub mod overview;
+pub mod server;
