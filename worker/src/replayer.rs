@@ -90,16 +90,20 @@ impl Replayer {
         let Some(replay) = replays::lock(&tx, id).await? else {
             return Ok(());
         };
+        shared::failpoint!("replayer.after_lock");
         if replay.state == "planned" {
             replays::begin(&tx, id, &self.worker).await?;
             info!(replay = id, events = replay.planned, "replay begins");
+            shared::failpoint!("replayer.before_commit");
             return Ok(tx.commit().await?);
         }
         replays::settle(&tx, id).await?;
         if replay.state == "running" {
             self.advance(&tx, &replay).await?;
         }
+        shared::failpoint!("replayer.before_commit");
         tx.commit().await?;
+        shared::failpoint!("replayer.after_commit");
         self.wake.notify_one();
         Ok(())
     }
@@ -112,6 +116,7 @@ impl Replayer {
         let id = replay.id;
         if replay.cursor == replay.planned {
             if replays::finish(tx, id, &self.worker).await? {
+                shared::failpoint!("replayer.before_end");
                 info!(replay = id, "replay finished");
             }
             return Ok(());

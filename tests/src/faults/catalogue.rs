@@ -5,7 +5,7 @@ use futures_util::future::LocalBoxFuture;
 
 use super::scene::Scene;
 use super::stage::Setup;
-use super::{broker, database, network, processes, storms};
+use super::{broker, database, forgeries, network, processes, replays, storms, upgrade};
 use crate::simulator::Shape;
 
 /// Breaks something, and mends it again.
@@ -18,6 +18,8 @@ pub enum Noticed {
     Never,
     /// Perhaps.
     Maybe,
+    /// Of ten deliveries one at the most may fail.
+    Seldom,
     /// A row in which no delivery fails did not strike.
     Always,
 }
@@ -87,6 +89,14 @@ impl Fault {
         }
     }
 
+    /// The gateway may be affected a little.
+    const fn seldom_noticed(self) -> Self {
+        Self {
+            noticed: Noticed::Seldom,
+            ..self
+        }
+    }
+
     const fn mails(self, mails_doubled: usize) -> Self {
         Self {
             mails_doubled,
@@ -117,6 +127,15 @@ impl Fault {
         }
     }
 }
+
+/// In place of those of the same id, where time is no matter.
+pub const LONG_FAULTS: &[Fault] = &[
+    Fault::new("F16", "broker away for 10 min", broker::long_away)
+        .seldom()
+        .accepted()
+        .over(400, 600)
+        .alone(),
+];
 
 /// All of them but the crashes, which are staged by themselves.
 pub const FAULTS: &[Fault] = &[
@@ -239,7 +258,14 @@ pub const FAULTS: &[Fault] = &[
         "all backends terminated, five times",
         database::terminate_backends,
     ),
-    Fault::new("F29", "100 ms ± 60 to database and broker", network::slow).over(80, 8),
+    Fault::new(
+        "F29",
+        "round trips to database and broker take 500 ms ± 300",
+        network::slow,
+    )
+    .seldom()
+    .seldom_noticed()
+    .over(60, 16),
     Fault::new("F30a", "database frozen for 6 s", database::freeze)
         .seldom()
         .refused()
@@ -304,6 +330,48 @@ pub const FAULTS: &[Fault] = &[
         .shaped(Shape::Shuffled)
         .over(200, 3)
         .alone(),
+    Fault::new(
+        "F37",
+        "refunds before payments, twice, beyond the captured",
+        storms::nothing,
+    )
+    .accepted()
+    .shaped(Shape::Refunds)
+    .over(100, 4)
+    .alone(),
+    Fault::new(
+        "F38",
+        "wrong mode, wrong amounts, wrong currencies",
+        storms::nothing,
+    )
+    .accepted()
+    .shaped(Shape::Foreign)
+    .over(100, 4)
+    .alone(),
+    Fault::new("F39", "signed JSON that is no payment", forgeries::of_json)
+        .accepted()
+        .shaped(Shape::Poison)
+        .over(100, 4)
+        .alone(),
+    Fault::new(
+        "F40",
+        "800 forged, stale and missing signatures",
+        forgeries::of_signatures,
+    )
+    .accepted()
+    .alone(),
+    Fault::new(
+        "F41",
+        "bodies too large, endless, cut off, compressed",
+        forgeries::of_bodies,
+    )
+    .accepted(),
+    Fault::new(
+        "F42",
+        "hidden requests and swollen headers",
+        forgeries::of_headers,
+    )
+    .accepted(),
     Fault::new("F43", "10,000 slow connections", storms::slow_connections)
         .seldom()
         .accepted()
@@ -322,10 +390,29 @@ pub const FAULTS: &[Fault] = &[
     .staged(processes::two_gateways),
     Fault::new(
         "F46",
-        "columns and an index added and dropped",
-        database::migrate,
+        "migrated under load, new processes beside the old",
+        upgrade::migrate,
     )
-    .accepted(),
+    .seldom()
+    .accepted()
+    .over(160, 12)
+    .alone(),
+    Fault::new(
+        "F48",
+        "300 dead letters replayed under load",
+        replays::under_load,
+    )
+    .seldom()
+    .accepted()
+    .over(240, 12)
+    .alone(),
+    Fault::new(
+        "F50",
+        "replays of what is fulfilled, and in two replays",
+        replays::of_the_fulfilled,
+    )
+    .accepted()
+    .alone(),
     Fault::new("F52a", "mail server refuses", storms::mail_refused).accepted(),
     Fault::new(
         "F52b",
