@@ -4,6 +4,7 @@ mod broker;
 mod catalogue;
 pub mod crash;
 mod database;
+mod fault;
 mod forgeries;
 mod network;
 mod operator;
@@ -18,7 +19,8 @@ mod storms;
 mod strike;
 mod upgrade;
 
-pub use catalogue::{FAULTS, Fault, LONG_FAULTS};
+pub use catalogue::{FAULTS, LONG_FAULTS};
+pub use fault::{Act, Fault, Noticed};
 pub use operator::Operator;
 pub use row::Row;
 pub use scene::{Scene, pause};

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
 
-use super::catalogue::{Fault, Noticed};
+use super::fault::{Fault, Noticed};
 use super::operator::Operator;
 use super::row::Row;
 use super::scene::Scene;
