@@ -106,7 +106,7 @@ impl Writer {
         match self.store(&batch).await {
             Ok(stored) => self.tell(batch, stored),
             // One of them may be what the database refuses: it must not take the others with it.
-            Err(StoreError::Query(_) | StoreError::Conflict(_)) if batch.len() > 1 => {
+            Err(error) if error.is_about_data() && batch.len() > 1 => {
                 for one in batch {
                     let one = vec![one];
                     match self.store(&one).await {

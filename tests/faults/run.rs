@@ -3,17 +3,17 @@
 use std::panic::AssertUnwindSafe;
 
 use futures_util::{FutureExt, StreamExt, stream};
-use harness::faults::crash::{self, Claims, POINTS};
-use harness::faults::{FAULTS, Operator, Row, staged, words};
+use harness::faults::crash::{self, Claims, POINTS, Point};
+use harness::faults::{FAULTS, Fault, LONG_FAULTS, Operator, Row, staged, words};
 
-/// The id of each crash's row, in the order of its points.
-const CRASHES: [&str; 15] = [
-    "F01a", "F01b", "F02", "F03a", "F03b", "F06a", "F06b", "F06c", "F07", "F04a", "F04b", "F10a",
-    "F10b", "F08a", "F08b",
-];
 const CRASHES_AT_A_TIME: usize = 5;
 /// Whatever was away is back, and all is done, within this time.
 const LONGEST_RECOVERY_MS: u64 = 15_000;
+/// After ten minutes there is more to make up for.
+const LONGEST_LONG_RECOVERY_MS: u64 = 60_000;
+/// Every `/readyz` is true again within this time.
+const LONGEST_UNREADY_MS: u64 = 10_000;
+
 /// What to run.
 pub struct Runner {
     /// Who kills servers.
@@ -22,14 +22,15 @@ pub struct Runner {
     pub seed: u64,
     /// Beginnings of ids; none means all.
     pub only: Vec<String>,
+    /// Takes the long form of faults that have one.
+    pub long: bool,
 }
 
 /// Prints every row's id and fault.
 pub fn list() {
-    let mut all: Vec<(&str, &str)> = CRASHES
+    let mut all: Vec<(&str, &str)> = POINTS
         .iter()
-        .zip(POINTS)
-        .map(|(id, point)| (*id, point.1))
+        .map(|point| (point.row, point.title))
         .collect();
     all.extend(FAULTS.iter().map(|fault| (fault.id, fault.title)));
     all.sort_unstable();
@@ -45,34 +46,41 @@ impl Runner {
 
     /// Every row that is wanted, sorted.
     pub async fn every_row(&self) -> Vec<Row> {
-        let crashes = CRASHES.iter().zip(POINTS).filter(|(id, _)| self.wants(id));
-        let crashes = stream::iter(crashes).map(|(id, point)| staged_crash(id, point));
+        let crashes = POINTS.iter().filter(|point| self.wants(point.row));
+        let crashes = stream::iter(crashes).map(|point| staged_crash(*point));
         let mut rows: Vec<Row> = crashes.buffer_unordered(CRASHES_AT_A_TIME).collect().await;
-        for (n, fault) in FAULTS
-            .iter()
-            .filter(|fault| self.wants(fault.id))
-            .enumerate()
-        {
-            let mut row = staged(fault, &self.operator, self.seed + n as u64).await;
-            expect_recovery_within(&mut row, LONGEST_RECOVERY_MS);
-            tell(&row);
-            rows.push(row);
+        let wanted = FAULTS.iter().filter(|fault| self.wants(fault.id));
+        for (seed, fault) in (self.seed..).zip(wanted) {
+            rows.push(self.staged(fault, seed).await);
         }
         rows.sort_by(|one, other| one.id.cmp(&other.id));
         rows
     }
+
+    async fn staged(&self, fault: &Fault, seed: u64) -> Row {
+        let long = LONG_FAULTS.iter().find(|long| long.id == fault.id);
+        let long = long.filter(|_| self.long);
+        let mut row = staged(long.unwrap_or(fault), &self.operator, seed).await;
+        let longest_ms = match long {
+            Some(_) => LONGEST_LONG_RECOVERY_MS,
+            None => LONGEST_RECOVERY_MS,
+        };
+        expect_recovery_within(&mut row, longest_ms);
+        tell(&row);
+        row
+    }
 }
 
-async fn staged_crash(id: &'static str, point: (&'static str, &'static str)) -> Row {
+async fn staged_crash(point: Point) -> Row {
+    let (id, title) = (point.row, point.title);
     let staged = AssertUnwindSafe(crash::run_all_hits(point, Claims::RunOut))
         .catch_unwind()
         .await;
     let mut row = match staged {
         Ok(Some(row)) => row,
-        Ok(None) => Row::failed(id, point.1, 0, "nothing was staged".to_owned()),
-        Err(panic) => Row::failed(id, point.1, 0, words(&*panic)),
+        Ok(None) => Row::failed(id, title, 0, "nothing was staged".to_owned()),
+        Err(panic) => Row::failed(id, title, 0, words(&*panic)),
     };
-    id.clone_into(&mut row.id);
     expect_recovery_within(&mut row, LONGEST_RECOVERY_MS);
     tell(&row);
     row
@@ -81,6 +89,9 @@ async fn staged_crash(id: &'static str, point: (&'static str, &'static str)) -> 
 fn expect_recovery_within(row: &mut Row, longest_ms: u64) {
     if let Some(took_ms) = row.recovered_ms.filter(|took_ms| *took_ms > longest_ms) {
         row.fail(&format!("recovery took {took_ms} ms"));
+    }
+    if let Some(took_ms) = row.ready_ms.filter(|took_ms| *took_ms > LONGEST_UNREADY_MS) {
+        row.fail(&format!("/readyz was true again after {took_ms} ms"));
     }
 }
 
@@ -92,4 +103,7 @@ fn tell(row: &Row) {
         format!("BROKEN: {}", row.problem())
     };
     eprintln!("{:<5} {}: {judged}", row.id, row.fault);
+    for note in &row.notes {
+        eprintln!("      {note}");
+    }
 }

@@ -59,7 +59,9 @@ pub async fn run(operator: Operator, seed: u64, minutes: u64) -> Soak {
         strikes.values().sum::<usize>()
     );
     let mut row = stage.row(("F56", &title), load, &plan, mails).await;
-    row.failure = problems.join("; ");
+    for problem in problems {
+        row.fail(&problem);
+    }
     Soak {
         row,
         strikes,
@@ -69,8 +71,10 @@ pub async fn run(operator: Operator, seed: u64, minutes: u64) -> Soak {
 
 async fn strike(scene: &mut Scene, fault: &Fault) -> anyhow::Result<u64> {
     (fault.act)(scene).await?;
-    let recovered_ms = scene.stage.recovery().await;
-    let recovered_ms = recovered_ms.ok_or_else(|| anyhow::anyhow!("it did not recover"))?;
+    let recovery = scene.stage.recovery().await;
+    let recovered_ms = recovery
+        .done_ms
+        .ok_or_else(|| anyhow::anyhow!("it did not recover"))?;
     eprintln!(
         "{:<5} {}: recovered in {recovered_ms} ms",
         fault.id, fault.title

@@ -69,6 +69,7 @@ pub fn of_controls(controls: &[Control]) -> Table {
         "without",
         "what was done",
         "result",
+        "rounds",
         "the checker says",
         "with it",
     ];
@@ -85,7 +86,15 @@ pub fn of_controls(controls: &[Control]) -> Table {
             &control.with_it
         };
         let said: String = control.caught.chars().take(80).collect();
-        table.add_row([control.without, control.done, result, &said, with_it]);
+        let rounds = control.rounds.to_string();
+        table.add_row([
+            control.without,
+            control.done,
+            result,
+            &rounds,
+            &said,
+            with_it,
+        ]);
     }
     table
 }

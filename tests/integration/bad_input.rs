@@ -1,62 +1,26 @@
 //! Requests that no honest sender makes: over raw sockets, where an HTTP client would not let them pass.
 
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use harness::raw::{endless, exchange, exchange_cut_off, request, smuggled, statuses, swollen};
 use harness::stripe::{event, event_id, payment_intent, post, signature};
 use harness::{RunningGateway, RunningWorker, TestBed, properties};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-
-/// Writes bytes, closes that half, and reads all that comes back.
-async fn exchange(gateway: SocketAddr, bytes: &[u8]) -> String {
-    let mut stream = TcpStream::connect(gateway).await.unwrap();
-    // Whoever refuses early does not read to the end.
-    let _ = stream.write_all(bytes).await;
-    let _ = stream.shutdown().await;
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
-    String::from_utf8_lossy(&answer).into_owned()
-}
-
-fn statuses(answer: &str) -> Vec<&str> {
-    let lines = answer.split("HTTP/1.1 ").skip(1);
-    lines
-        .map(|line| line.get(..3).unwrap_or_default())
-        .collect()
-}
 
 async fn nothing_is_stored(bed: &TestBed) {
     assert_eq!(bed.count("SELECT count(*) FROM webhook_events").await, 0);
-}
-
-fn request(headers: &str, body: &str) -> String {
-    format!("POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\n{headers}\r\n{body}")
 }
 
 #[tokio::test]
 async fn a_smuggled_request_is_never_answered() {
     let bed = TestBed::new().await;
     let gateway = RunningGateway::start(&bed, &[]).await;
-    let hidden = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
-    let body = format!("0\r\n\r\n{hidden}");
-    let length = body.len();
-    for headers in [
-        format!("Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n"),
-        format!("Transfer-Encoding: chunked\r\nContent-Length: {length}\r\n"),
-        format!("Content-Length: 5\r\nContent-Length: {length}\r\n"),
-        format!("Content-Length: {length}\r\nTransfer-Encoding: xchunked\r\n"),
-        format!("Content-Length: +{length}\r\n"),
-        "Content-Length: 5, 5, 6\r\n".to_owned(),
-        format!("Transfer-Encoding : chunked\r\nContent-Length: {length}\r\n"),
-        format!("X: y\r\n Transfer-Encoding: chunked\r\nContent-Length: {length}\r\n"),
-    ] {
-        let answer = exchange(gateway.address, request(&headers, &body).as_bytes()).await;
+    for request in smuggled() {
+        let answer = exchange(gateway.address, request.as_bytes()).await;
         let found = statuses(&answer);
-        assert!(matches!(found[..], ["400"]), "{headers}: {answer}");
+        assert!(matches!(found[..], ["400"]), "{request}: {answer}");
     }
     nothing_is_stored(&bed).await;
 }
@@ -65,10 +29,8 @@ async fn a_smuggled_request_is_never_answered() {
 async fn too_many_or_too_large_headers_are_refused() {
     let bed = TestBed::new().await;
     let gateway = RunningGateway::start(&bed, &[]).await;
-    let many: String = (0..101).map(|n| format!("X-{n}: y\r\n")).collect();
-    let large = format!("X: {}\r\n", "y".repeat(1_000_000));
-    for headers in [many, large] {
-        let answer = exchange(gateway.address, request(&headers, "").as_bytes()).await;
+    for request in swollen() {
+        let answer = exchange(gateway.address, request.as_bytes()).await;
         // Where the gateway closes before it was told everything, its answer may be lost with the connection.
         assert!(matches!(statuses(&answer)[..], ["431"] | []), "{answer}");
     }
@@ -88,12 +50,10 @@ async fn a_body_that_is_not_as_announced_is_not_stored() {
     let body = event(&event_id(), "some.type", &json!({}));
     let signed = format!("Stripe-Signature: {}\r\n", signature(body.as_bytes()));
     let short = format!("{signed}Content-Length: {}\r\n", body.len() + 1);
-    let answer = exchange(gateway.address, request(&short, &body).as_bytes()).await;
+    let answer = exchange_cut_off(gateway.address, request(&short, &body).as_bytes()).await;
     assert!(matches!(statuses(&answer)[..], ["400"] | []), "{answer}");
 
-    let chunks = "3e8\r\n".to_owned() + &"x".repeat(1_000) + "\r\n";
-    let endless = request("Transfer-Encoding: chunked\r\n", &chunks.repeat(50));
-    let answer = exchange(gateway.address, endless.as_bytes()).await;
+    let answer = exchange(gateway.address, endless(50_000).as_bytes()).await;
     assert!(matches!(statuses(&answer)[..], ["413"] | []), "{answer}");
 
     let broken = request("Transfer-Encoding: chunked\r\n", "zz\r\nx\r\n0\r\n\r\n");

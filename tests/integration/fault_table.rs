@@ -1,11 +1,81 @@
 //! The rows of the fault table that take seconds and strike no server that other tests use. `./deploy/faults` stages all.
 
-use futures_util::{StreamExt, stream};
-use harness::faults::{FAULTS, Fault, Operator, Row, staged};
+use anyhow::Result;
+use futures_util::future::LocalBoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
+use harness::faults::{FAULTS, Fault, Operator, Row, Scene, staged};
 
 /// Faults staged at the same time.
 const AT_A_TIME: usize = 6;
 const LOAD: (usize, u64) = (40, 3);
+const SHORT_LOAD: (usize, u64) = (12, 1);
+
+fn row(id: &str) -> Fault {
+    let found = FAULTS.iter().find(|fault| fault.id == id);
+    Fault {
+        load: SHORT_LOAD,
+        ..*found.unwrap()
+    }
+}
+
+async fn stage(fault: &Fault) -> Row {
+    staged(fault, &Operator::nobody(), rand::random_range(1..1_000_000)).await
+}
+
+#[tokio::test]
+async fn a_row_of_each_kind_is_clean() {
+    for id in ["F11", "F38", "F42"] {
+        let row = stage(&row(id)).await;
+        assert!(row.is_clean(), "{id}, seed {}: {}", row.seed, row.problem());
+        assert_eq!(row.verdict.attempts, row.verdict.acknowledged);
+    }
+}
+
+/// As if a worker had forgotten what it did, and the gateway what it took.
+fn forget(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async {
+        let load = &scene.load;
+        scene.stage.until_sent(load, 100).await;
+        scene.stage.recovery().await;
+        let forget = "
+            DELETE FROM dead_letters; DELETE FROM event_attempts; DELETE FROM event_payloads;
+            ALTER TABLE webhook_events DISABLE TRIGGER USER; DELETE FROM webhook_events;
+            UPDATE payments SET amount_cents = amount_cents + 1 WHERE succeeded";
+        Ok(scene.stage.bed.db.batch_execute(forget).await?)
+    }
+    .boxed_local()
+}
+
+fn nothing(_: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async { Ok(()) }.boxed_local()
+}
+
+#[tokio::test]
+async fn a_row_in_which_something_is_lost_is_not_clean() {
+    let lossy = Fault {
+        act: forget,
+        ..row("F11")
+    };
+    let row = stage(&lossy).await;
+    assert!(!row.is_clean());
+    assert!(row.verdict.lost > 0, "{}", row.problem());
+    assert!(row.verdict.money_difference > 0, "{}", row.problem());
+}
+
+#[tokio::test]
+async fn a_fault_that_does_not_strike_is_not_clean() {
+    let harmless = Fault {
+        act: nothing,
+        ..row("F01c")
+    };
+    let row = stage(&harmless).await;
+    assert!(row.verdict.is_clean(), "{}", row.problem());
+    assert!(
+        row.problem().contains("nothing was broken"),
+        "{}",
+        row.problem()
+    );
+}
 
 #[ignore = "takes minutes where processors are shared: ask for it with --ignored"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -68,3 +68,31 @@ async fn the_process_exits_non_zero_with_the_same_sentence() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_schema_of_a_later_version_is_served_and_not_migrated() {
+    let bed = TestBed::new().await;
+    let later = "INSERT INTO refinery_schema_history (version, name, applied_on, checksum)
+        VALUES (9999, 'later', '2999-01-01T00:00:00Z', '0')";
+    bed.db.batch_execute(later).await.unwrap();
+    let gateway = RunningGateway::start(&bed, &[]).await;
+    let worker = RunningWorker::start(&bed, &[]).await;
+    gateway.until_ready().await;
+    worker.until_ready().await;
+    let before = schema(&bed).await;
+    let url = bed.owner_url();
+    let done = ops_with(&bed, &["migrate"], &[("DATABASE_URL", &url)]).await;
+    done.expect_code(1);
+    assert!(done.stderr().contains("V9999__later"), "{}", done.stderr());
+    assert_eq!(schema(&bed).await, before);
+}
+
+/// Tables with their columns, and the history.
+async fn schema(bed: &TestBed) -> String {
+    bed.text(
+        "SELECT (SELECT string_agg(table_name || '.' || column_name, ',' ORDER BY table_name, ordinal_position)
+                FROM information_schema.columns WHERE table_schema = 'public')
+            || (SELECT string_agg(version::text, ',' ORDER BY version) FROM refinery_schema_history)",
+    )
+    .await
+}

@@ -182,6 +182,8 @@ pub struct Launch<'a> {
     pub armed: bool,
     /// It is not expected to become ready, only to live.
     pub unready: bool,
+    /// It is expected to end by itself.
+    pub doomed: bool,
     /// They come after the usual ones and win; an empty one is unset.
     pub variables: &'a [(&'a str, &'a str)],
 }
@@ -231,6 +233,10 @@ impl Process {
         if launch.armed {
             command.stderr(Stdio::null());
         }
+        if launch.doomed {
+            let last_words = std::fs::File::options().append(true).open(&log).unwrap();
+            command.stderr(last_words);
+        }
         for (name, value) in launch.variables {
             if value.is_empty() {
                 command.env_remove(name)
@@ -246,8 +252,8 @@ impl Process {
         };
         let path = if launch.unready { "livez" } else { "readyz" };
         eventually(&format!("/{path} of the {name} is 200"), async || {
-            let died_of_a_trap = launch.armed && process.has_ended();
-            (died_of_a_trap || process.answers(path).await).then_some(())
+            let may_end = launch.doomed || (launch.armed && process.has_ended());
+            (may_end || process.answers(path).await).then_some(())
         })
         .await;
         process

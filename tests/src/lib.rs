@@ -16,6 +16,7 @@ mod eventually;
 pub mod faults;
 pub mod properties;
 mod proxy;
+pub mod raw;
 mod services;
 pub mod simulator;
 pub mod smtp;

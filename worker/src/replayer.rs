@@ -123,6 +123,7 @@ impl Replayer {
     async fn end(&self, tx: &Transaction<'_>, replay: &LockedReplay) -> Result<(), StoreError> {
         let id = replay.id;
         if replays::finish(tx, id, &self.worker).await? {
+            shared::failpoint!("replayer.before_end");
             info!(replay = id, "replay finished");
         } else if replay.state == "running" && replays::waiting(tx, id).await? == 0 {
             replays::let_settle(tx, id, &self.worker).await?;

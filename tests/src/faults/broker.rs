@@ -4,11 +4,10 @@ use anyhow::{Result, ensure};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 
-use super::scene::{Scene, pause};
+use super::scene::{MOST_GROWTH_KIB, Scene, pause};
 use crate::broker::Broker;
 
-/// What connections and buffers may take.
-const MOST_GROWTH_KIB: u64 = 64 * 1024;
+const OUTBOX: &str = "SELECT count(*) FROM outbox";
 
 async fn down_for(scene: &Scene, how: &str, milliseconds: u64) -> Result<()> {
     scene.operator.run(how).await?;
@@ -29,17 +28,31 @@ pub fn restart(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
 }
 
 /// Long enough for the outbox to grow. The gateway must not grow with it.
+async fn away_for(scene: &mut Scene, milliseconds: u64) -> Result<()> {
+    let memory = |scene: &Scene| scene.stage.gateways[0].memory_kib().unwrap_or(0);
+    let before = memory(scene);
+    scene.operator.run("broker stop").await?;
+    let told = scene.until_unready().await;
+    pause(milliseconds).await;
+    let waiting = scene.stage.bed.count(OUTBOX).await;
+    let grown = memory(scene).saturating_sub(before);
+    scene.operator.run("broker start").await?;
+    scene.note(format!(
+        "{waiting} messages waited in the outbox, the gateway grew by {grown} KiB"
+    ));
+    ensure!(waiting > 0, "nothing waited for the broker");
+    ensure!(grown < MOST_GROWTH_KIB, "the gateway grew by {grown} KiB");
+    told
+}
+
+/// For 20 s.
 pub fn away(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
-    async move {
-        let memory = |scene: &Scene| scene.stage.gateways[0].memory_kib().unwrap_or(0);
-        let before = memory(scene);
-        let told = down_for(scene, "broker stop", 17_000).await;
-        let after = memory(scene);
-        let grown = after.saturating_sub(before);
-        ensure!(grown < MOST_GROWTH_KIB, "the gateway grew by {grown} KiB");
-        told
-    }
-    .boxed_local()
+    away_for(scene, 17_000).boxed_local()
+}
+
+/// For ten minutes.
+pub fn long_away(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    away_for(scene, 600_000).boxed_local()
 }
 
 /// It keeps its connections and does nothing.
@@ -65,12 +78,13 @@ pub fn close_connections(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
 
 async fn alarm(scene: &Scene, on: &str, off: &str) -> Result<()> {
     scene.operator.run(on).await?;
+    let told = scene.until_unready().await;
     pause(5_000).await;
-    let waiting = scene.stage.bed.count("SELECT count(*) FROM outbox").await;
+    let waiting = scene.stage.bed.count(OUTBOX).await;
     pause(3_000).await;
     scene.operator.run(off).await?;
     ensure!(waiting > 0, "the alarm kept no publish back");
-    Ok(())
+    told
 }
 
 /// It takes no publishes; acknowledgements must still reach it.
@@ -128,8 +142,10 @@ pub fn delete_exchange(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
 pub fn lose_disk(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
         scene.operator.run("broker kill").await?;
+        let told = scene.until_unready().await;
         scene.operator.run("broker lose").await?;
-        scene.operator.run("broker start").await
+        scene.operator.run("broker start").await?;
+        told
     }
     .boxed_local()
 }

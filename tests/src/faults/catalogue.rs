@@ -1,122 +1,17 @@
 //! Every fault of the table.
 
-use anyhow::Result;
-use futures_util::future::LocalBoxFuture;
-
-use super::scene::Scene;
-use super::stage::Setup;
-use super::{broker, database, network, processes, storms, stripe};
+use super::fault::Fault;
+use super::{broker, database, forgeries, network, processes, replays, storms, stripe, upgrade};
 use crate::simulator::Shape;
 
-/// Breaks something, and mends it again.
-pub type Act = for<'a> fn(&'a mut Scene) -> LocalBoxFuture<'a, Result<()>>;
-
-/// Whether senders may notice.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Noticed {
-    /// Every delivery must be answered with 200 at once.
-    Never,
-    /// Perhaps.
-    Maybe,
-    /// A row in which no delivery fails did not strike.
-    Always,
-}
-
-/// One row of the table.
-#[derive(Clone, Copy)]
-pub struct Fault {
-    /// `F15a`; the letters tell variants apart.
-    pub id: &'static str,
-    /// What is done.
-    pub title: &'static str,
-    /// Does it.
-    pub act: Act,
-    /// What stands on the stage.
-    pub setup: fn() -> Setup,
-    /// Orders sent, over so many seconds.
-    pub load: (usize, u64),
-    /// Which events.
-    pub shape: Shape,
-    /// Mails that may go out twice: those that killed workers had under way.
-    pub mails_doubled: usize,
-    /// Whether senders may notice.
-    pub noticed: Noticed,
-    /// Whether the soak strikes with it too.
-    pub in_soak: bool,
-    /// Whether a test stages it too: it takes seconds, and strikes no server that others use.
-    pub in_tests: bool,
-}
-
-impl Fault {
-    const fn new(id: &'static str, title: &'static str, act: Act) -> Self {
-        Self {
-            id,
-            title,
-            act,
-            setup: Setup::default,
-            load: (120, 6),
-            shape: Shape::Mixed,
-            mails_doubled: 0,
-            noticed: Noticed::Maybe,
-            in_soak: true,
-            in_tests: true,
-        }
-    }
-
-    /// It strikes a whole server, or takes long.
-    const fn seldom(self) -> Self {
-        Self {
-            in_tests: false,
-            ..self
-        }
-    }
-
-    /// The gateway must not be affected.
-    const fn accepted(self) -> Self {
-        Self {
-            noticed: Noticed::Never,
-            ..self
-        }
-    }
-
-    /// The gateway must be affected: else nothing was broken.
-    const fn refused(self) -> Self {
-        Self {
-            noticed: Noticed::Always,
-            ..self
-        }
-    }
-
-    const fn mails(self, mails_doubled: usize) -> Self {
-        Self {
-            mails_doubled,
-            ..self
-        }
-    }
-
-    const fn over(self, orders: usize, seconds: u64) -> Self {
-        Self {
-            load: (orders, seconds),
-            ..self
-        }
-    }
-
-    const fn shaped(self, shape: Shape) -> Self {
-        Self { shape, ..self }
-    }
-
-    const fn staged(self, setup: fn() -> Setup) -> Self {
-        Self { setup, ..self }
-    }
-
-    /// It changes what the other faults of a soak count on.
-    const fn alone(self) -> Self {
-        Self {
-            in_soak: false,
-            ..self
-        }
-    }
-}
+/// In place of those of the same id, where time is no matter.
+pub const LONG_FAULTS: &[Fault] = &[
+    Fault::new("F16", "broker away for 10 min", broker::long_away)
+        .seldom()
+        .accepted()
+        .over(500, 760)
+        .alone(),
+];
 
 /// All of them but the crashes, which are staged by themselves.
 pub const FAULTS: &[Fault] = &[
@@ -239,7 +134,14 @@ pub const FAULTS: &[Fault] = &[
         "all backends terminated, five times",
         database::terminate_backends,
     ),
-    Fault::new("F29", "100 ms ± 60 to database and broker", network::slow).over(80, 8),
+    Fault::new(
+        "F29",
+        "round trips to database and broker take 500 ms ± 300",
+        network::slow,
+    )
+    .seldom()
+    .seldom_noticed()
+    .over(60, 16),
     Fault::new("F30a", "database frozen for 6 s", database::freeze)
         .seldom()
         .refused()
@@ -304,6 +206,48 @@ pub const FAULTS: &[Fault] = &[
         .shaped(Shape::Shuffled)
         .over(200, 3)
         .alone(),
+    Fault::new(
+        "F37",
+        "refunds before payments, twice, beyond the captured",
+        storms::nothing,
+    )
+    .accepted()
+    .shaped(Shape::Refunds)
+    .over(100, 4)
+    .alone(),
+    Fault::new(
+        "F38",
+        "wrong mode, wrong amounts, wrong currencies",
+        storms::nothing,
+    )
+    .accepted()
+    .shaped(Shape::Foreign)
+    .over(100, 4)
+    .alone(),
+    Fault::new("F39", "signed JSON that is no payment", forgeries::of_json)
+        .accepted()
+        .shaped(Shape::Poison)
+        .over(100, 4)
+        .alone(),
+    Fault::new(
+        "F40",
+        "800 forged, stale and missing signatures",
+        forgeries::of_signatures,
+    )
+    .accepted()
+    .alone(),
+    Fault::new(
+        "F41",
+        "bodies too large, endless, cut off, compressed",
+        forgeries::of_bodies,
+    )
+    .accepted(),
+    Fault::new(
+        "F42",
+        "hidden requests and swollen headers",
+        forgeries::of_headers,
+    )
+    .accepted(),
     Fault::new("F43", "10,000 slow connections", storms::slow_connections)
         .seldom()
         .accepted()
@@ -322,10 +266,29 @@ pub const FAULTS: &[Fault] = &[
     .staged(processes::two_gateways),
     Fault::new(
         "F46",
-        "columns and an index added and dropped",
-        database::migrate,
+        "migrated under load, new processes beside the old",
+        upgrade::migrate,
     )
-    .accepted(),
+    .seldom()
+    .accepted()
+    .over(160, 12)
+    .alone(),
+    Fault::new(
+        "F48",
+        "300 dead letters replayed under load",
+        replays::under_load,
+    )
+    .seldom()
+    .accepted()
+    .over(240, 12)
+    .alone(),
+    Fault::new(
+        "F50",
+        "replays of what is fulfilled, and in two replays",
+        replays::of_the_fulfilled,
+    )
+    .accepted()
+    .alone(),
     Fault::new("F52a", "mail server refuses", storms::mail_refused).accepted(),
     Fault::new(
         "F52b",

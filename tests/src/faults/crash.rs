@@ -3,63 +3,140 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use futures_util::{StreamExt, stream};
 
 use super::stage::{UNREADY, variable};
-use super::{MAILS_UNDER_WAY, Row, Setup, Stage};
+use super::{MAILS_UNDER_WAY, Row, Setup, Stage, replays};
 use crate::broker::Broker;
-use crate::simulator::Plan;
+use crate::simulator::{Load, Plan};
 
-/// Every place where a process can be killed, and what the place is.
-pub const POINTS: [(&str, &str); 15] = [
-    (
+/// A place where a process can be killed.
+#[derive(Debug, Clone, Copy)]
+pub struct Point {
+    /// Its row in the table.
+    pub row: &'static str,
+    /// Its name in the programs.
+    pub name: &'static str,
+    /// What dying there means.
+    pub title: &'static str,
+    /// How often a run reaches it at the least, and how often it is tried: at the first time, the second, the third.
+    pub hits: u32,
+}
+
+const fn point(row: &'static str, name: &'static str, title: &'static str) -> Point {
+    Point {
+        row,
+        name,
+        title,
+        hits: 3,
+    }
+}
+
+/// All of them.
+pub const POINTS: [Point; 19] = [
+    point(
+        "F01a",
         "gateway.after_read",
         "gateway killed before the signature is checked",
     ),
-    ("gateway.before_insert", "gateway killed before the commit"),
-    (
+    point(
+        "F01b",
+        "gateway.before_insert",
+        "gateway killed before the commit",
+    ),
+    point(
+        "F02",
         "gateway.after_commit",
         "gateway killed after the commit, before the answer",
     ),
-    (
+    point(
+        "F03a",
         "gateway.before_publish",
         "gateway killed between commit and publish",
     ),
-    (
+    point(
+        "F03b",
         "gateway.after_confirm",
         "gateway killed before the outbox is cleared",
     ),
-    ("worker.after_lock", "worker killed with the event's lock"),
-    ("worker.in_handler", "worker killed in a handler"),
-    ("worker.before_commit", "worker killed before the commit"),
-    (
+    point(
+        "F06a",
+        "worker.after_lock",
+        "worker killed with the event's lock",
+    ),
+    point("F06b", "worker.in_handler", "worker killed in a handler"),
+    point(
+        "F06c",
+        "worker.before_commit",
+        "worker killed before the commit",
+    ),
+    point(
+        "F07",
         "worker.after_commit",
         "worker killed between commit and ack",
     ),
-    ("relay.after_claim", "relay killed with claimed rows"),
-    (
+    point(
+        "F04a",
+        "relay.after_claim",
+        "relay killed with claimed rows",
+    ),
+    point(
+        "F04b",
         "relay.after_publish",
         "relay killed before the outbox is cleared",
     ),
-    (
+    point(
+        "F10a",
         "recorder.before_record",
         "recorder killed before it records",
     ),
-    (
+    point(
+        "F10b",
         "recorder.after_record",
         "recorder killed between record and ack",
     ),
-    ("mailer.after_claim", "mailer killed with claimed mails"),
-    (
+    point(
+        "F08a",
+        "mailer.after_claim",
+        "mailer killed with claimed mails",
+    ),
+    point(
+        "F08b",
         "mailer.after_send",
         "mailer killed before it notes the server's yes",
     ),
+    point(
+        "F49a",
+        "replayer.after_lock",
+        "replay's worker killed with the replay's lock",
+    ),
+    point(
+        "F49b",
+        "replayer.before_commit",
+        "replay's worker killed in a step",
+    ),
+    point(
+        "F49c",
+        "replayer.after_commit",
+        "replay's worker killed between two steps",
+    ),
+    Point {
+        hits: 1,
+        ..point(
+            "F49d",
+            "replayer.before_end",
+            "replay's worker killed in the last step",
+        )
+    },
 ];
 
-/// The first hits of each.
-pub const HITS: std::ops::RangeInclusive<u32> = 1..=3;
-
 const ORDERS: usize = 14;
+/// Messages that are none, one for each hit.
+const UNDECODABLE: i64 = 3;
+/// Dead letters to replay, and how many of them a second: a few with each step.
+const BURIED: usize = 60;
+const REPLAY_RATE: usize = 100;
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// How long claims of a dead process last.
@@ -72,20 +149,13 @@ pub enum Claims {
 }
 
 /// Kills at one place, at one hit.
-pub async fn run(point: (&str, &str), hit: u32, claims: Claims) -> Row {
-    let trap = format!("{}:{hit}", point.0);
-    let seed = u64::from(hit) + 100 * point.0.len() as u64;
+pub async fn run(point: Point, hit: u32, claims: Claims) -> Row {
+    let trap = format!("{}:{hit}", point.name);
+    let seed = u64::from(hit) + 100 * point.name.len() as u64;
     let plan = Plan::new(seed, ORDERS, 2);
-    let mut stage = prepare(point.0, &trap).await;
-    let load = stage.load(&plan).await;
-    if point.0.starts_with("recorder") {
-        let broker = Broker::connect(&stage.bed).await;
-        for n in HITS {
-            broker
-                .publish_raw(format!("no message {n}").as_bytes())
-                .await;
-        }
-    }
+    let mut stage = prepare(point.name, &trap).await;
+    let mut load = stage.load(&plan).await;
+    let provoked = provoke(&stage, &mut load, point, &plan).await;
     let died = until_dead(&mut stage).await;
     let long = "SELECT count(*) FROM outbox WHERE available_at > now() + interval '10 seconds'";
     let long_claims = stage.bed.count(long).await;
@@ -94,12 +164,16 @@ pub async fn run(point: (&str, &str), hit: u32, claims: Claims) -> Row {
             UPDATE emails SET due_at = now() WHERE status = 'queued' AND due_at > now()";
         stage.bed.db.batch_execute(over).await.unwrap();
     }
-    let mails = match point.0.split('.').next() {
-        Some("gateway") => 0,
+    let mails = match of(point) {
+        "gateway" => 0,
         _ => MAILS_UNDER_WAY,
     };
-    replace(&mut stage, point.0).await;
-    let mut row = stage.row((point.0, point.1), load, &plan, mails).await;
+    replace(&mut stage, point.name).await;
+    let told = (point.row, point.title);
+    let mut row = stage.row(told, load, &plan, mails).await;
+    if let Err(problem) = provoked {
+        row.fail(&problem.to_string());
+    }
     if !died {
         row.fail(&format!("nothing died at {trap}"));
     }
@@ -107,13 +181,41 @@ pub async fn run(point: (&str, &str), hit: u32, claims: Claims) -> Row {
         let told = format!("{long_claims} rows are claimed for longer than ten seconds");
         row.fail(&told);
     }
-    if point.0.starts_with("recorder") {
-        let problem = check_dead_letters(&stage).await;
-        if !problem.is_empty() {
-            row.fail(&problem);
-        }
+    let problem = match of(point) {
+        "recorder" => check_dead_letters(&stage).await,
+        "replayer" => check_replay(&stage).await,
+        _ => String::new(),
+    };
+    if !problem.is_empty() {
+        row.fail(&problem);
     }
     row
+}
+
+/// Whose place it is.
+fn of(point: Point) -> &'static str {
+    point.name.split('.').next().unwrap_or_default()
+}
+
+/// Work for those that have none by the load alone.
+async fn provoke(stage: &Stage, load: &mut Load, point: Point, plan: &Plan) -> Result<()> {
+    match of(point) {
+        "recorder" => {
+            let broker = Broker::connect(&stage.bed).await;
+            for n in 0..UNDECODABLE {
+                broker
+                    .publish_raw(format!("no message {n}").as_bytes())
+                    .await;
+            }
+        }
+        "replayer" => {
+            let buried = replays::buried_plan(plan, BURIED);
+            replays::bury(stage, load, &buried).await?;
+            replays::begin(stage, REPLAY_RATE).await?;
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// One process has the trap; it is the only one of its kind, so that it is reached.
@@ -174,7 +276,7 @@ async fn replace(stage: &mut Stage, point: &str) {
 /// Each undecodable message is kept once, however often it was recorded.
 async fn check_dead_letters(stage: &Stage) -> String {
     let kept = "SELECT count(*) FROM dead_letters WHERE message IS NOT NULL";
-    let wanted = HITS.count() as i64;
+    let wanted = UNDECODABLE;
     let deadline = Instant::now() + LONGEST_WAIT;
     while stage.bed.count(kept).await < wanted && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -185,9 +287,24 @@ async fn check_dead_letters(stage: &Stage) -> String {
     }
 }
 
+/// Each event was put back once: a second time takes a second dead letter.
+async fn check_replay(stage: &Stage) -> String {
+    let replayed = "SELECT count(*) FROM dead_letters WHERE resolution = 'replayed'";
+    let finished = "SELECT count(*) FROM replays WHERE state = 'finished'";
+    let counts = (
+        stage.bed.count(replayed).await,
+        stage.bed.count("SELECT count(*) FROM dead_letters").await,
+        stage.bed.count(finished).await,
+    );
+    match counts {
+        (replayed, letters, 1) if replayed == BURIED as i64 && letters == replayed => String::new(),
+        other => format!("(put back, dead letters, replays finished) are {other:?}"),
+    }
+}
+
 /// All hits of one place, at the same time.
-pub async fn run_all_hits(point: (&'static str, &'static str), claims: Claims) -> Option<Row> {
-    let rows = stream::iter(HITS).map(|hit| run(point, hit, claims));
+pub async fn run_all_hits(point: Point, claims: Claims) -> Option<Row> {
+    let rows = stream::iter(1..=point.hits).map(|hit| run(point, hit, claims));
     let rows: Vec<Row> = rows.buffer_unordered(3).collect().await;
     Row::merged(rows)
 }

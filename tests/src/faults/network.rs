@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 
@@ -20,10 +20,19 @@ async fn spell(scene: &Scene, spoil: impl Fn(&Proxy), milliseconds: u64) -> Resu
     Ok(())
 }
 
-/// Both ways.
+/// Each way takes half of a round trip. Attempts may become rare, but hardly one may fail for it.
 pub fn slow(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
-    let (latency, jitter) = (Duration::from_millis(100), Duration::from_millis(60));
-    spell(scene, move |proxy| proxy.slow(latency, jitter), 5_000).boxed_local()
+    let (latency, jitter) = (Duration::from_millis(250), Duration::from_millis(150));
+    async move {
+        spell(scene, move |proxy| proxy.slow(latency, jitter), 15_000).await?;
+        let failed = "SELECT count(*) FROM event_attempts WHERE outcome = 'transient'";
+        let failed = scene.stage.bed.count(failed).await;
+        scene.note(format!("{failed} attempts failed"));
+        let most = i64::try_from(scene.load.events() / 10)?;
+        ensure!(failed < most, "{failed} attempts failed");
+        Ok(())
+    }
+    .boxed_local()
 }
 
 /// As through the smallest of packets.

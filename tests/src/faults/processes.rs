@@ -8,6 +8,8 @@ use futures_util::future::LocalBoxFuture;
 
 use super::scene::{Scene, pause};
 use super::{Setup, variable};
+use crate::checker::Forgery;
+use crate::stripe;
 
 const ROUNDS: usize = 3;
 const OLD_SECRET: &str = crate::stripe::SECRET;
@@ -176,6 +178,10 @@ pub fn scale_workers(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
             scene.stage.add_worker(&[]).await;
         }
         pause(1_500).await;
+        let busy = "SELECT count(DISTINCT worker) FROM event_attempts";
+        let busy = scene.stage.bed.count(busy).await;
+        scene.note(format!("{busy} of 8 workers had attempts"));
+        ensure!(busy > 4, "only {busy} of 8 workers had attempts");
         while scene.stage.workers.len() > 2 {
             let mut ending = scene.stage.workers.remove(0);
             ending.signal("TERM");
@@ -225,6 +231,20 @@ pub fn secret_in_a_file() -> Setup {
     }
 }
 
+/// It proves nothing any more.
+async fn signed_with_the_old_one(scene: &mut Scene) {
+    let gateway = scene.stage.gateways[0].address;
+    let body = stripe::event(&stripe::event_id(), "some.type", &serde_json::json!({}));
+    let answer = stripe::post(gateway, body).await;
+    scene.load.forged(Forgery {
+        what: "signed with the secret of before".to_owned(),
+        status: answer.status,
+        answer: answer.body.to_string(),
+        expected: &[400],
+        alike: false,
+    });
+}
+
 /// Both, then the sender changes over, then the new one alone.
 pub fn rotate_secret(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
@@ -240,6 +260,7 @@ pub fn rotate_secret(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
             pause(1_000).await;
         }
         std::fs::remove_file(&file)?;
+        signed_with_the_old_one(scene).await;
         Ok(())
     }
     .boxed_local()

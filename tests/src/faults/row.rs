@@ -15,10 +15,14 @@ pub struct Row {
     pub verdict: Verdict,
     /// From the end of the fault until everything is ready and done again; none where it never was.
     pub recovered_ms: Option<u64>,
+    /// Of that, until every `/readyz` was true again; none where it never was.
+    pub ready_ms: Option<u64>,
     /// Repeats the load.
     pub seed: u64,
     /// Why the row fails although the judgement is clean; empty where it does not.
     pub failure: String,
+    /// What was measured on the way, for people.
+    pub notes: Vec<String>,
 }
 
 impl Row {
@@ -34,8 +38,10 @@ impl Row {
             fault: fault.to_owned(),
             verdict: Verdict::default(),
             recovered_ms: None,
+            ready_ms: None,
             seed,
             failure,
+            notes: Vec::new(),
         }
     }
 
@@ -67,6 +73,7 @@ impl Row {
             sum.duplicated += more.duplicated;
             sum.recovered += more.recovered;
             sum.unexpected += more.unexpected;
+            sum.forged += more.forged;
             sum.mails_doubled += more.mails_doubled;
             sum.money_difference += more.money_difference;
             sum.unavailable_ms = sum.unavailable_ms.max(more.unavailable_ms);
@@ -77,7 +84,14 @@ impl Row {
                 .recovered_ms
                 .zip(row.recovered_ms)
                 .map(|(one, other)| one.max(other));
-            all.failure.push_str(&row.failure);
+            all.ready_ms = all
+                .ready_ms
+                .zip(row.ready_ms)
+                .map(|(one, other)| one.max(other));
+            if !row.failure.is_empty() {
+                all.fail(&row.failure);
+            }
+            all.notes.extend(row.notes);
             all
         })
     }
@@ -92,7 +106,8 @@ impl Row {
             "duplicated": verdict.duplicated, "recovered": verdict.recovered, "unexpected": verdict.unexpected,
             "mails_doubled": verdict.mails_doubled, "money_difference": verdict.money_difference,
             "unavailable_ms": verdict.unavailable_ms, "recovered_ms": self.recovered_ms,
-            "failed_deliveries": verdict.failed_deliveries, "processed": verdict.processed, "seed": self.seed, "defects": defects, "failure": self.failure,
+            "ready_ms": self.ready_ms, "failed_deliveries": verdict.failed_deliveries, "processed": verdict.processed,
+            "forged": verdict.forged, "seed": self.seed, "defects": defects, "failure": self.failure, "notes": self.notes,
         })
     }
 }

@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use super::operator::Operator;
 use super::stage::{Setup, Stage, variable};
 use crate::Proxy;
 use crate::simulator::{Load, Plan};
+
+/// What connections, buffers and requests that are refused may make a process grow by.
+pub const MOST_GROWTH_KIB: u64 = 64 * 1024;
 
 /// Where a fault strikes.
 pub struct Scene {
@@ -27,6 +30,8 @@ pub struct Scene {
     pub load: Load,
     /// Where it comes from.
     pub plan: Plan,
+    /// What was measured on the way, for people.
+    pub notes: Vec<String>,
 }
 
 impl Scene {
@@ -63,6 +68,7 @@ impl Scene {
             worker_broker,
             load,
             plan,
+            notes: Vec::new(),
         }
     }
 
@@ -76,7 +82,12 @@ impl Scene {
         [&self.gateway_broker, &self.worker_broker]
     }
 
-    /// Readiness must tell of a loss within 5 s.
+    /// Notes what was measured.
+    pub fn note(&mut self, what: String) {
+        self.notes.push(what);
+    }
+
+    /// Readiness must tell of a loss within 5 s, and liveness must not.
     pub async fn until_unready(&self) -> Result<()> {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(5) {
@@ -85,11 +96,18 @@ impl Scene {
                 ready += usize::from(process.answers("readyz").await);
             }
             if ready == 0 {
-                return Ok(());
+                return self.everybody_lives().await;
             }
             pause(50).await;
         }
         bail!("/readyz did not tell of the loss within 5 s")
+    }
+
+    async fn everybody_lives(&self) -> Result<()> {
+        for process in self.stage.gateways.iter().chain(&self.stage.workers) {
+            ensure!(process.answers("livez").await, "/livez tells of the loss");
+        }
+        Ok(())
     }
 }
 

@@ -1,8 +1,8 @@
 //! Reads what a run left behind.
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
-use crate::checker::{AttemptRow, EventRow, MailRow, OrderRow, Snapshot};
+use crate::checker::{AttemptRow, EventRow, MailRow, OrderRow, ReplayRow, Snapshot};
 
 const ORDERS: &str = "
     SELECT o.id, o.status,
@@ -19,20 +19,37 @@ const OVERSOLD: &str = "
     SELECT p.id FROM products p WHERE p.capacity <
         (SELECT count(*) FROM registrations r WHERE r.product_id = p.id AND r.status = 'active')";
 
+const EVENTS: &str = "
+    SELECT e.id, e.state, e.attempts::bigint, coalesce(encode(sha256(p.body), 'hex'), '')
+    FROM webhook_events e LEFT JOIN event_payloads p ON p.event_id = e.id";
+
+const REPLAYS: &str = "
+    SELECT r.id, r.state, r.planned_count::bigint,
+        ARRAY[r.in_flight, r.processed, r.dead_again, r.skipped]::bigint[],
+        (SELECT ARRAY[count(*) FILTER (WHERE outcome = 'replayed'), count(*) FILTER (WHERE outcome = 'processed'),
+            count(*) FILTER (WHERE outcome = 'dead_again'), count(*) FILTER (WHERE outcome = 'skipped')]
+         FROM replay_items i WHERE i.replay_id = r.id),
+        (SELECT count(*) FROM audit_log a WHERE a.subject = 'replay ' || r.id AND a.actor <> '' AND a.reason <> '')
+    FROM replays r";
+
 /// Reads all tables that the checker looks at. `mails` are what a mail server took, headers and all.
 pub async fn read(db: &Client, mails: Option<Vec<String>>) -> Snapshot {
     let rows = async |sql: &str| db.query(sql, &[]).await.unwrap();
-    let events = rows("SELECT id, state, attempts::bigint FROM webhook_events").await;
-    let attempts = rows("SELECT event_id, number::bigint, outcome FROM event_attempts").await;
+    let attempts = rows(
+        "SELECT event_id, number::bigint, outcome, coalesce(error_kind, '') FROM event_attempts",
+    )
+    .await;
     let queued =
         rows("SELECT coalesce(order_id, ''), kind, key, status = 'sent' FROM emails").await;
     Snapshot {
-        events: events
+        events: rows(EVENTS)
+            .await
             .iter()
             .map(|row| EventRow {
                 id: row.get(0),
                 state: row.get(1),
                 attempts: row.get(2),
+                digest: row.get(3),
             })
             .collect(),
         attempts: attempts
@@ -41,6 +58,7 @@ pub async fn read(db: &Client, mails: Option<Vec<String>>) -> Snapshot {
                 event_id: row.get(0),
                 number: row.get(1),
                 outcome: row.get(2),
+                kind: row.get(3),
             })
             .collect(),
         orders: rows(ORDERS)
@@ -66,8 +84,24 @@ pub async fn read(db: &Client, mails: Option<Vec<String>>) -> Snapshot {
                 sent: row.get(3),
             })
             .collect(),
+        replays: rows(REPLAYS).await.iter().map(replay).collect(),
         taken: mails.map(|mails| mails.iter().map(|mail| message_id(mail)).collect()),
         oversold: rows(OVERSOLD).await.iter().map(|row| row.get(0)).collect(),
+    }
+}
+
+fn replay(row: &Row) -> ReplayRow {
+    let four = |index| {
+        let counts: Vec<i64> = row.get(index);
+        counts.try_into().unwrap()
+    };
+    ReplayRow {
+        id: row.get(0),
+        state: row.get(1),
+        planned: row.get(2),
+        counted: four(3),
+        items: four(4),
+        audited: row.get(5),
     }
 }
 

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{Row, snapshot};
 use crate::TestBed;
 use crate::binaries::{Launch, Process};
-use crate::checker::{self, Allowed};
+use crate::checker::{self, Allowed, Fate};
 use crate::simulator::{Load, Plan, Targets};
 use crate::smtp::MailServer;
 
@@ -64,7 +64,7 @@ pub struct Stage {
     pub workers: Vec<Process>,
     /// How long whatever is under way may take once the load is sent.
     pub longest_end: Duration,
-    /// Processed events that a run must have, in percent of those sent.
+    /// Processed events that a run must have, in percent of those sent that must be.
     pub progress_percent: usize,
     setup: Setup,
 }
@@ -79,7 +79,7 @@ impl Stage {
             gateways: Vec::new(),
             workers: Vec::new(),
             longest_end: LONGEST_END,
-            progress_percent: 60,
+            progress_percent: 90,
             setup,
         }
     }
@@ -141,6 +141,7 @@ impl Stage {
         let launch = Launch {
             armed,
             unready: variables.contains(&UNREADY),
+            doomed: false,
             variables: &variables,
         };
         Process::launch(&self.bed, name, launch).await
@@ -167,16 +168,22 @@ impl Stage {
         }
     }
 
-    /// Waits until every process is ready, and every event that was there is final and every message of it out.
-    pub async fn recovery(&self) -> Option<u64> {
+    /// Waits until every process is ready, and every event that was there is final.
+    pub async fn recovery(&self) -> Recovery {
         let (began, now) = (Instant::now(), Timestamp::now());
+        let mut recovery = Recovery::default();
         while began.elapsed() < LONGEST_RECOVERY {
-            if self.everybody_is_ready().await && self.unfinished(now).await == Some(0) {
-                return u64::try_from(began.elapsed().as_millis()).ok();
+            let elapsed_ms = || u64::try_from(began.elapsed().as_millis()).ok();
+            if self.everybody_is_ready().await {
+                recovery.ready_ms = recovery.ready_ms.or_else(elapsed_ms);
+                if self.unfinished(now).await == Some(0) {
+                    recovery.done_ms = elapsed_ms();
+                    return recovery;
+                }
             }
             tokio::time::sleep(LOOK).await;
         }
-        None
+        recovery
     }
 
     /// Whether every process is ready.
@@ -199,17 +206,25 @@ impl Stage {
     pub async fn conclude(&self, load: Load, mails_doubled: usize) -> checker::Verdict {
         let history = load.finish().await;
         let done = "SELECT (SELECT count(*) FROM webhook_events WHERE state IN ('received', 'retrying'))
-            + (SELECT count(*) FROM emails WHERE status = 'queued') + (SELECT count(*) FROM outbox)";
+            + (SELECT count(*) FROM emails WHERE status = 'queued') + (SELECT count(*) FROM outbox)
+            + (SELECT count(*) FROM replays WHERE state IN ('planned', 'running') OR in_flight > 0)";
         let deadline = Instant::now() + self.longest_end;
         while self.bed.count(done).await > 0 && Instant::now() < deadline {
             tokio::time::sleep(LOOK).await;
         }
-        let snapshot = snapshot::read(&self.bed.db, Some(self.mail.mails())).await;
+        let snapshot = self.snapshot().await;
+        let due = history.sent.iter().filter(|sent| sent.fate == Fate::Done);
         let allowed = Allowed {
-            progress: history.sent.len() * self.progress_percent / 100,
+            // None at all is no run.
+            progress: (due.count() * self.progress_percent / 100).max(1),
             mails_doubled,
         };
         checker::check(&history, &snapshot, allowed)
+    }
+
+    /// What is in the tables and on the mail server now.
+    pub async fn snapshot(&self) -> checker::Snapshot {
+        snapshot::read(&self.bed.db, Some(self.mail.mails())).await
     }
 
     /// Measures the recovery, waits for the end, and makes the row.
@@ -220,16 +235,32 @@ impl Stage {
         plan: &Plan,
         mails_doubled: usize,
     ) -> Row {
-        let recovered_ms = self.recovery().await;
-        Row {
+        let recovery = self.recovery().await;
+        let mut row = Row {
             id: fault.0.to_owned(),
             fault: fault.1.to_owned(),
             verdict: self.conclude(load, mails_doubled).await,
-            recovered_ms,
+            recovered_ms: recovery.done_ms,
+            ready_ms: recovery.ready_ms,
             seed: plan.seed,
             failure: String::new(),
+            notes: Vec::new(),
+        };
+        let never_taken = row.verdict.attempts - row.verdict.acknowledged;
+        if never_taken > 0 {
+            row.fail(&format!("{never_taken} events were never taken"));
         }
+        row
     }
+}
+
+/// How long it took from the end of a fault.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Recovery {
+    /// Until every `/readyz` was true.
+    pub ready_ms: Option<u64>,
+    /// Until all was done, too.
+    pub done_ms: Option<u64>,
 }
 
 /// A process that has this variable is not expected to become ready.

@@ -8,6 +8,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use super::probe::Probe;
 use super::scene::{Scene, pause};
 use super::{Setup, variable};
 use crate::broker::Broker;
@@ -26,12 +27,17 @@ pub fn nothing(_: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
 pub fn redeliver(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
         let broker = Broker::connect(&scene.stage.bed).await;
+        let mut redelivered = 0;
         for id in scene.load.ids().take(100) {
-            let stored = scene.stage.bed.state(id).await;
-            for _ in 0..if stored.is_empty() { 0 } else { 3 } {
+            if scene.stage.bed.state(id).await.is_empty() {
+                continue;
+            }
+            for _ in 0..3 {
                 broker.publish(id).await;
+                redelivered += 1;
             }
         }
+        ensure!(redelivered > 0, "nothing was there to be delivered again");
         Ok(())
     }
     .boxed_local()
@@ -40,7 +46,7 @@ pub fn redeliver(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
 /// One event of the load, by somebody else too.
 pub fn duplicates(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
-        let (body, gateway) = (scene.plan.first_body(), scene.stage.gateways[0].address);
+        let (body, gateway) = (scene.load.first_body(), scene.stage.gateways[0].address);
         let posts = stream::iter(0..COPIES).map(|_| stripe::post(gateway, body.clone()));
         let refused = posts
             .buffer_unordered(AT_A_TIME)
@@ -72,10 +78,14 @@ pub fn many_connections() -> Setup {
     }
 }
 
-/// A third each sends nothing, half a header, half a body.
+/// How often each half body gets one more byte while the connections are held.
+const DRIPS: usize = 3;
+
+/// A third each sends nothing, half a header, half a body that drips. Healthy traffic must not notice.
 pub fn slow_connections(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
         let gateway = scene.stage.gateways[0].address;
+        let before = Probe::take(scene).await?;
         let open = |n: usize| async move {
             let mut stream = TcpStream::connect(gateway).await.ok()?;
             let begun: &[u8] = match n % 3 {
@@ -88,15 +98,36 @@ pub fn slow_connections(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
         };
         let slow = stream::iter(0..SLOW_CONNECTIONS).map(open);
         let slow = slow.buffer_unordered(256).filter_map(std::future::ready);
-        let slow: Vec<TcpStream> = slow.collect().await;
+        let mut slow: Vec<TcpStream> = slow.collect().await;
         let held = slow.len();
-        pause(4_000).await;
+        let meanwhile = Probe::take(scene).await?;
+        let still_open = |stream: &&TcpStream| {
+            let nothing = stream.try_read(&mut [0]);
+            nothing.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+        };
+        let open = slow.iter().filter(still_open).count();
+        for _ in 0..DRIPS {
+            for stream in slow.iter_mut().skip(2).step_by(3) {
+                // Some may be over their time by now.
+                let _ = stream.try_write(b" ");
+            }
+            pause(1_000).await;
+        }
         drop(slow);
+        scene.note(format!(
+            "p99 of healthy traffic {} before, {} beside {open} slow connections",
+            before.p99(),
+            meanwhile.p99()
+        ));
+        ensure!(
+            open > SLOW_CONNECTIONS / 2,
+            "only {open} were open meanwhile"
+        );
         ensure!(
             held == SLOW_CONNECTIONS,
             "only {held} connections could be opened"
         );
-        Ok(())
+        meanwhile.compare(&before, 2.0)
     }
     .boxed_local()
 }
@@ -107,12 +138,16 @@ pub fn mail_refused(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
         scene.stage.mail.refuse(20);
         pause(2_000).await;
         scene.stage.mail.refuse(0);
-        let again = "SELECT count(*) FROM emails WHERE attempts > 1 OR last_error IS NOT NULL";
-        let refused = scene.stage.bed.count(again).await;
-        ensure!(refused > 0, "no mail was refused");
-        Ok(())
+        mails_were_tried_again(scene).await
     }
     .boxed_local()
+}
+
+async fn mails_were_tried_again(scene: &Scene) -> Result<()> {
+    let again = "SELECT count(*) FROM emails WHERE attempts > 1 OR last_error IS NOT NULL";
+    let again = scene.stage.bed.count(again).await;
+    ensure!(again > 0, "no mail was affected");
+    Ok(())
 }
 
 /// They were taken, so they go out twice.
@@ -122,7 +157,7 @@ pub fn mail_dropped(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
         pause(2_000).await;
         scene.stage.mail.drop_after_taking(0);
         scene.stage.mail.pause(Duration::ZERO);
-        Ok(())
+        mails_were_tried_again(scene).await
     }
     .boxed_local()
 }

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
 
-use super::catalogue::{Fault, Noticed};
+use super::fault::{Fault, Noticed};
 use super::operator::Operator;
 use super::row::Row;
 use super::scene::Scene;
@@ -27,17 +27,23 @@ async fn strike(fault: &Fault, operator: Operator, seed: u64) -> Row {
     let mut scene = Scene::open(operator, (fault.setup)(), plan).await;
     scene.stage.until_sent(&scene.load, BEFORE).await;
     let struck = (fault.act)(&mut scene).await;
-    let Scene { stage, load, .. } = scene;
+    let Scene {
+        stage, load, notes, ..
+    } = scene;
     let told = (fault.id, fault.title);
     let mut row = stage.row(told, load, &plan, fault.mails_doubled).await;
+    row.notes = notes;
     if let Err(problem) = struck {
-        row.failure = problem.to_string();
+        row.fail(&problem.to_string());
     }
     let failed = row.verdict.failed_deliveries;
     match fault.noticed {
         Noticed::Always if failed == 0 => row.fail("no delivery failed: nothing was broken"),
         Noticed::Never if failed > 0 => {
             row.fail(&format!("{failed} deliveries were not answered with 200"));
+        }
+        Noticed::Seldom if failed * 10 > row.verdict.attempts => {
+            row.fail(&format!("{failed} deliveries failed"));
         }
         _ => {}
     }

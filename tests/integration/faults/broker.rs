@@ -1,0 +1,140 @@
+//! The broker cut off, frozen, emptied.
+
+use std::time::{Duration, Instant};
+
+use harness::broker::Broker;
+use harness::stripe::{event_id, get, post};
+use harness::{Proxy, RunningGateway, RunningWorker, TestBed, eventually};
+
+use super::{amqp_url, body_of, until_readyz};
+
+#[tokio::test]
+async fn with_the_broker_away_webhooks_are_accepted_and_fulfilled_later() {
+    let bed = TestBed::new().await;
+    bed.seed_order("ord_1").await;
+    let (proxy, through) = Proxy::before(&amqp_url()).await;
+    proxy.cut();
+    let gateway = RunningGateway::start(
+        &bed,
+        &[&format!("--amqp-url={through}"), "--outbox-grace=1ms"],
+    )
+    .await;
+    let id = event_id();
+    assert_eq!(post(gateway.address, body_of(&id)).await.status, 200);
+    assert_eq!(bed.count("SELECT count(*) FROM outbox").await, 1);
+    let _worker = RunningWorker::start(&bed, &[]).await;
+    bed.until_state(&id, "processed").await;
+    bed.until_count("SELECT count(*) FROM outbox", 0).await;
+    bed.check_invariants().await;
+}
+
+#[tokio::test]
+async fn a_broker_lost_under_way_costs_nothing() {
+    let bed = TestBed::new().await;
+    bed.seed_order("ord_1").await;
+    let (proxy, through) = Proxy::before(&amqp_url()).await;
+    let amqp = format!("--amqp-url={through}");
+    let gateway = RunningGateway::start(&bed, &[&amqp, "--outbox-grace=1ms"]).await;
+    let worker = RunningWorker::start(&bed, &[&amqp]).await;
+    gateway.until_ready().await;
+    proxy.cut();
+    let id = event_id();
+    assert_eq!(post(gateway.address, body_of(&id)).await.status, 200);
+    until_readyz(gateway.admin_address, 503, Duration::from_secs(5)).await;
+    until_readyz(worker.admin_address, 503, Duration::from_secs(5)).await;
+    assert_eq!(get(gateway.admin_address, "/livez").await.status, 200);
+    proxy.open();
+    until_readyz(gateway.admin_address, 200, Duration::from_secs(10)).await;
+    until_readyz(worker.admin_address, 200, Duration::from_secs(10)).await;
+    bed.until_state(&id, "processed").await;
+    bed.check_invariants().await;
+}
+
+#[tokio::test]
+async fn a_frozen_broker_does_not_slow_an_answer_and_shows_in_readiness() {
+    let bed = TestBed::new().await;
+    let (proxy, through) = Proxy::before(&amqp_url()).await;
+    let gateway = RunningGateway::start(&bed, &[&format!("--amqp-url={through}")]).await;
+    gateway.until_ready().await;
+    proxy.freeze();
+    let started = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(
+            post(gateway.address, body_of(&event_id())).await.status,
+            200
+        );
+    }
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "20 answers took {:?}",
+        started.elapsed()
+    );
+    until_readyz(gateway.admin_address, 503, Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn events_whose_messages_were_purged_are_rescued() {
+    let bed = TestBed::new().await;
+    bed.seed_order("ord_1").await;
+    let gateway = RunningGateway::start(&bed, &[]).await;
+    let broker = Broker::connect(&bed).await;
+    gateway.until_ready().await;
+    let id = event_id();
+    assert_eq!(post(gateway.address, body_of(&id)).await.status, 200);
+    bed.until_count("SELECT count(*) FROM outbox", 0).await;
+    eventually("the message is in the queue", async || {
+        (broker.ready().await == 1).then_some(())
+    })
+    .await;
+    broker.purge().await;
+    let _worker = RunningWorker::start(&bed, &["--rescue-after=1s"]).await;
+    bed.until_state(&id, "processed").await;
+    assert_eq!(
+        bed.count("SELECT rescues::bigint FROM webhook_events")
+            .await,
+        1
+    );
+    bed.check_invariants().await;
+}
+
+#[tokio::test]
+async fn a_deleted_queue_is_declared_again() {
+    let bed = TestBed::new().await;
+    bed.seed_order("ord_1").await;
+    let gateway = RunningGateway::start(&bed, &["--outbox-grace=1ms"]).await;
+    let worker = RunningWorker::start(&bed, &["--rescue-after=2s"]).await;
+    Broker::connect(&bed).await.delete_queue().await;
+    let id = event_id();
+    assert_eq!(post(gateway.address, body_of(&id)).await.status, 200);
+    bed.until_state(&id, "processed").await;
+    until_readyz(worker.admin_address, 200, Duration::from_secs(10)).await;
+    bed.check_invariants().await;
+}
+
+#[tokio::test]
+async fn a_message_past_the_delivery_limit_counts_as_one_attempt_and_is_retried() {
+    let bed = TestBed::new().await;
+    bed.seed_order("ord_1").await;
+    let gateway = RunningGateway::start(&bed, &[]).await;
+    gateway.until_ready().await;
+    let broker = Broker::connect(&bed).await;
+    let id = event_id();
+    assert_eq!(post(gateway.address, body_of(&id)).await.status, 200);
+    bed.until_count("SELECT count(*) FROM outbox", 0).await;
+    let crashes = broker.crash_until_put_aside().await;
+    assert!((2..=20).contains(&crashes), "{crashes}");
+    let _worker = RunningWorker::start(&bed, &[]).await;
+    bed.until_state(&id, "processed").await;
+    let first = bed
+        .row(
+            "SELECT outcome, error_kind FROM event_attempts WHERE number = 1",
+            &[],
+        )
+        .await;
+    assert_eq!(
+        (first.get::<_, &str>(0), first.get::<_, &str>(1)),
+        ("transient", "delivery_limit")
+    );
+    assert_eq!(bed.count("SELECT count(*) FROM event_attempts").await, 2);
+    bed.check_invariants().await;
+}
