@@ -147,6 +147,7 @@ async fn what_is_known_is_left_as_it_is() {
         api.happened(&text);
         bed.until_state(id, state).await;
     }
+    bed.until_count("SELECT count(*) FROM outbox", 0).await;
     let all =
         "SELECT string_agg(concat(event, body, (SELECT count(*) FROM outbox)), '' ORDER BY id)
         FROM webhook_events event JOIN event_payloads body ON event_id = id";
@@ -587,6 +588,7 @@ async fn the_schedule_outlives_an_outage_of_stripe_and_says_so_without_the_key()
         ("STRIPE_SECRET_KEY", TEST_KEY),
         ("STRIPE_API_URL", &api.url),
         ("RECONCILE_EVERY", "300ms"),
+        ("ALERT_MAIL_TO", "oncall@example.com"),
     ];
     let worker = Process::worker(&bed, &variables).await;
     bed.until_some("SELECT count(*) FROM reconciliations WHERE id >= 4 AND state = 'failed'")

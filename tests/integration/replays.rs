@@ -539,6 +539,7 @@ async fn a_replay_resumes_wherever_its_worker_is_killed_in_a_step() {
         let launch = Launch {
             armed: true,
             unready: true,
+            doomed: false,
             variables: &[("TOLLGATE_CRASH_AT", trap)],
         };
         let mut doomed = Process::launch(&bed, "worker", launch).await;

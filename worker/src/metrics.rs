@@ -99,6 +99,11 @@ impl Metrics {
     fn begin(&self) {
         self.wrong_mode.add(0, &[]);
         self.rescued.add(0, &[]);
+        self.imported.add(0, &[]);
+        for result in ["finished", "failed"] {
+            self.reconciliations
+                .add(0, &[KeyValue::new("result", result)]);
+        }
         for result in ["sent", "retried", "failed"] {
             let result = KeyValue::new("result", result);
             self.emails.add(0, std::slice::from_ref(&result));

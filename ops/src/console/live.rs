@@ -226,13 +226,7 @@ impl Live {
 }
 
 /// What waits, the groups, the last deaths, how many webhooks were refused in the last hour, and the last reconciliation.
-struct Asked(
-    Backlog,
-    Vec<Group>,
-    Vec<Death>,
-    i64,
-    Option<Reconciliation>,
-);
+struct Asked(Backlog, Vec<Group>, Vec<Death>, i64, Option<Reconciliation>);
 
 impl History {
     async fn poll(&mut self, sources: &Sources) -> Snapshot {

@@ -65,7 +65,7 @@ impl Frame {
 }
 
 /// Every page of the navigation: section, path, title.
-pub const SECTIONS: [(&str, &str, &str); 7] = [
+pub const SECTIONS: [(&str, &str, &str); 8] = [
     ("overview", "/", "Overview"),
     ("events", "/events", "Events"),
     ("dead-letters", "/dead-letters", "Dead letters"),

@@ -378,6 +378,14 @@ mod tests {
             (quiet(Some(301.0), Some(101.0)), vec![]),
             (quiet(Some(299.0), Some(1.0)), vec![]),
             (quiet(Some(9_999.0), None), vec![]),
+        ] {
+            assert_eq!(rules(&measured, &[]), fires, "{measured:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_verified_fires_by_its_cause() {
+        for (measured, fires) in [
             (unverified("signature_stale", 20, 900), vec![]),
             (
                 unverified("signature_stale", 21, 21),
