@@ -56,7 +56,7 @@ pub struct Args {
     #[arg(long, env = "GATEWAY_THREADS", default_value = "1")]
     threads: String,
     /// Connections that write events; three more do the rest
-    #[arg(long, env = "GATEWAY_DB_CONNECTIONS", default_value = "4")]
+    #[arg(long, env = "GATEWAY_DB_CONNECTIONS", default_value = "3")]
     db_connections: String,
     /// How long a request waits for the database before the answer becomes 503
     #[arg(long, env = "GATEWAY_DB_TIMEOUT", default_value = "2s")]

@@ -16,10 +16,10 @@ use crate::store::OutboxStore;
 /// Messages that may wait to be published; beyond it the relay takes over.
 const MAX_WAITING: usize = 32_768;
 /// Messages published at once.
-const MAX_BATCH: usize = 256;
+const MAX_BATCH: usize = 1_024;
 /// Rest after a batch: what comes meanwhile shares the next one's round trip and the broker's sync. A message that comes
 /// alone waits for nothing.
-const PUBLISH_PAUSE: Duration = Duration::from_millis(5);
+const PUBLISH_PAUSE: Duration = Duration::from_millis(10);
 /// Outbox rows that may wait to be cleared; beyond it the relay publishes them once more.
 const MAX_CONFIRMED: usize = 16_384;
 /// Outbox rows cleared by one statement.

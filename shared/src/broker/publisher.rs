@@ -18,7 +18,7 @@ use crate::health::{BrokerState, Health, PROBE_INTERVAL, PROBE_TIMEOUT};
 use crate::lifecycle::sleep_unless;
 
 /// Unconfirmed publishes at a time: more adds latency, not throughput.
-const WINDOW: usize = 256;
+const WINDOW: usize = 1_024;
 /// How long a publish may take, from asking to its confirm.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
