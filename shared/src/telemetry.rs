@@ -78,16 +78,18 @@ pub fn start(service: &'static str, format: LogFormat) -> Result<Telemetry, Stri
             .boxed(),
         LogFormat::Text => lines.with_ansi(false).boxed(),
     };
-    let spans = tracer.as_ref().map(|provider| {
-        tracing_opentelemetry::layer()
-            .with_tracer(provider.tracer(service))
-            .with_filter(wanted())
-    });
-    tracing_subscriber::registry()
-        .with(spans)
-        // Lines carry their ids themselves: spans are for export alone, and cost nothing without it.
-        .with(lines.with_filter(wanted().and(filter_fn(|metadata| metadata.is_event()))))
-        .init();
+    // Lines carry their ids themselves: spans are for export alone. Without it there must be no layer for them at all, or
+    // each would still be made.
+    let mut layers = vec![
+        lines
+            .with_filter(wanted().and(filter_fn(|metadata| metadata.is_event())))
+            .boxed(),
+    ];
+    if let Some(provider) = &tracer {
+        let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer(service));
+        layers.push(spans.with_filter(wanted()).boxed());
+    }
+    tracing_subscriber::registry().with(layers).init();
     std::panic::set_hook(Box::new(|panic| {
         // The message may hold data: only the place is logged.
         let place = panic
