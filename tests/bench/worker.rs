@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,6 +10,7 @@ use futures_util::future::join_all;
 use harness::TestBed;
 use harness::binaries::Process;
 use jiff::Timestamp;
+use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::Plan;
@@ -75,7 +77,8 @@ async fn drain_backlog(events: usize) -> Result<Figures> {
     store_backlog(&bed, events).await?;
     let servers = Watch::servers(&bed).await;
     let before = servers.cpu_time();
-    let worker = Process::worker(&bed, &[]).await;
+    let mails = mail_dir()?;
+    let worker = Process::worker(&bed, &[("MAIL_DIR", path(&mails)?)]).await;
     let watch = servers.with(&worker);
     until_none(&bed, UNFINISHED).await?;
     let cost = watch.cost_since(&before, events);
@@ -84,6 +87,20 @@ async fn drain_backlog(events: usize) -> Result<Figures> {
         per_second: Some(processed_per_second(&bed, events).await),
         ..cost
     })
+}
+
+/// Where mails become files: in memory, where there is such a place. What is measured is the worker, and not how a disk
+/// makes thousands of files just after it has removed thousands.
+fn mail_dir() -> Result<TempDir> {
+    let memory = Path::new("/dev/shm");
+    Ok(match memory.is_dir() {
+        true => tempfile::tempdir_in(memory)?,
+        false => tempfile::tempdir()?,
+    })
+}
+
+fn path(directory: &TempDir) -> Result<&str> {
+    directory.path().to_str().context("a path that is no text")
 }
 
 async fn by_hand(events: usize) -> Result<Option<Figures>> {
@@ -124,7 +141,8 @@ async fn at_steady_rate(plan: &Plan) -> Result<Figures> {
     let events = (STEADY_RATE * plan.seconds) as usize;
     seed_orders(&bed, events).await?;
     let gateway = Process::gateway(&bed, &[]).await;
-    let worker = Process::worker(&bed, &[]).await;
+    let mails = mail_dir()?;
+    let worker = Process::worker(&bed, &[("MAIL_DIR", path(&mails)?)]).await;
     let requests = Requests::signed(gateway.address, 0..events);
     let watch = Watch::servers(&bed).await.with(&worker);
     let before = watch.cpu_time();
@@ -204,7 +222,13 @@ pub async fn seed_orders(bed: &TestBed, orders: usize) -> Result<()> {
     bed.db.execute(ORDERS, &[&count]).await?;
     bed.db.execute(ITEMS, &[&count]).await?;
     bed.db.execute(SEATS, &[]).await?;
+    settle(bed).await
+}
+
+/// So that nothing of it is written to the disk while something is measured.
+async fn settle(bed: &TestBed) -> Result<()> {
     bed.db.batch_execute("VACUUM ANALYZE").await?;
+    bed.db.batch_execute("CHECKPOINT").await?;
     Ok(())
 }
 
@@ -222,9 +246,7 @@ async fn store_backlog(bed: &TestBed, events: usize) -> Result<()> {
     until_none(bed, "SELECT count(*) FROM outbox").await?;
     gateway.signal("TERM");
     ensure!(gateway.exit_code().await == Some(0), "the gateway failed");
-    bed.db.batch_execute("VACUUM ANALYZE").await?;
-    bed.db.batch_execute("CHECKPOINT").await?;
-    Ok(())
+    settle(bed).await
 }
 
 /// From the first attempt's beginning to the last one's end.

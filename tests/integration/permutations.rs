@@ -17,6 +17,8 @@ fn new_order() -> Order {
         email: "buyer@example.com".to_owned(),
         amount: Money::new(AMOUNT, "usd"),
         unfulfillable: false,
+        items: Vec::new(),
+        seats: 0,
         payments: Vec::new(),
     }
 }

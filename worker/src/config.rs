@@ -32,9 +32,12 @@ pub struct Args {
     /// Address for /livez, /readyz and /metrics
     #[arg(long, env = "WORKER_ADMIN_LISTEN", default_value = "127.0.0.1:9081")]
     admin_listen: String,
-    /// Events handled at a time; also how many messages the broker hands over in advance
+    /// Events handled at a time; the broker hands over as many more messages in advance
     #[arg(long, env = "WORKER_CONCURRENCY", default_value = "8")]
     concurrency: String,
+    /// Threads; one does for any handler that waits for the database rather than computing
+    #[arg(long, env = "WORKER_THREADS", default_value = "1")]
+    threads: String,
     /// Attempts before an event is dead
     #[arg(long, env = "WORKER_MAX_ATTEMPTS", default_value = "12")]
     max_attempts: String,
@@ -106,6 +109,8 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// Events handled at a time.
     pub concurrency: u16,
+    /// Threads of the runtime.
+    pub threads: usize,
     /// When to retry, when to give up.
     pub policy: Policy,
     /// When a message counts as lost.
@@ -137,6 +142,7 @@ impl Config {
         let livemode = check.value("STRIPE_LIVEMODE", &args.livemode, boolean);
         let admin_listen = check.value("WORKER_ADMIN_LISTEN", &args.admin_listen, address);
         let concurrency = check.value("WORKER_CONCURRENCY", &args.concurrency, count(1));
+        let threads = check.value("WORKER_THREADS", &args.threads, count(1));
         let policy = policy(args, &mut check);
         let rescue_after = check.value("RESCUE_AFTER", &args.rescue_after, duration);
         let hold = check.value("SEAT_HOLD", &args.seat_hold, duration);
@@ -163,6 +169,7 @@ impl Config {
                 livemode: livemode?,
                 admin_listen: admin_listen?,
                 concurrency: concurrency?,
+                threads: threads?,
                 policy: policy?,
                 rescue_after: rescue_after?,
                 seat_times: SeatTimes {

@@ -17,11 +17,12 @@ use shared::database::StoreError;
 use shared::health::Health;
 use shared::lifecycle::sleep_unless;
 use shared::trace_context::TraceContext;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, info_span, warn};
 
+use crate::acks::{Settled, acknowledge};
 use crate::processor::{Handled, Processor};
 use crate::recorder::Recorder;
 
@@ -29,6 +30,8 @@ const CONNECTION_NAME: &str = "tollgate-worker-consume";
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long events in flight may take to end once the worker stops.
 const DRAIN: Duration = Duration::from_secs(15);
+/// Messages handed over in advance for each place: a place that is free has its next event at once.
+const PREFETCH_PER_PLACE: u16 = 2;
 
 /// An event that loses the connection, or does not get its locks, this often while the database is up does it by itself:
 /// the recorder counts that as a failed attempt.
@@ -38,7 +41,7 @@ const MAX_STRIKES: u32 = 20;
 pub struct ConsumerLoop {
     /// Where to consume.
     pub broker: BrokerSettings,
-    /// Events handled at a time, and messages taken in advance.
+    /// Events handled at a time.
     pub concurrency: u16,
     /// For the work queue.
     pub processor: Arc<Processor>,
@@ -52,6 +55,17 @@ pub struct ConsumerLoop {
 struct InFlight {
     places: Arc<Semaphore>,
     tasks: TaskTracker,
+}
+
+/// What a message is about.
+enum Task {
+    /// An event, with the place that its work takes, and where to say that it is settled.
+    Event {
+        _place: Option<OwnedSemaphorePermit>,
+        settled: mpsc::Sender<Settled>,
+    },
+    /// A message that the broker put aside.
+    DeadLetter,
 }
 
 /// What to tell the broker about a message.
@@ -76,19 +90,18 @@ impl ConsumerLoop {
         while !shutdown.is_cancelled() {
             this.health.set_consuming(false);
             let opened = tokio::select! {
-                opened = this.open() => opened,
+                opened = this.open(&in_flight.tasks) => opened,
                 () = shutdown.cancelled() => break,
             };
             match opened {
-                Ok((connection, mut work, mut dead)) => {
+                Ok((connection, mut queues)) => {
                     this.health.set_consuming(true);
                     let opened_at = Instant::now();
-                    this.consume(&mut work, &mut dead, &in_flight, &shutdown)
-                        .await;
+                    this.consume(&mut queues, &in_flight, &shutdown).await;
                     if shutdown.is_cancelled() {
-                        work.cancel().await;
-                        dead.cancel().await;
-                        drain(&in_flight.tasks).await;
+                        queues.work.cancel().await;
+                        queues.dead.cancel().await;
+                        this.drain(queues, &in_flight, &shutdown).await;
                     }
                     let close = connection.close(200, "bye".into());
                     let _ = within(Duration::from_secs(1), close).await;
@@ -107,27 +120,44 @@ impl ConsumerLoop {
         drain(&in_flight.tasks).await;
     }
 
-    async fn open(&self) -> Result<(Connection, Subscription, Subscription), BrokerError> {
+    async fn open(&self, tasks: &TaskTracker) -> Result<(Connection, Queues), BrokerError> {
         let connection = self.broker.connect(CONNECTION_NAME).await?;
         let topology = self.broker.topology();
         topology.declare(&connection).await?;
-        let work = Subscription::open(&connection, topology.fulfillment, self.concurrency).await?;
+        let prefetch = self.concurrency.saturating_mul(PREFETCH_PER_PLACE);
+        let work = Subscription::open(&connection, topology.fulfillment, prefetch).await?;
         let dead = Subscription::open(&connection, topology.dead, 1).await?;
-        Ok((connection, work, dead))
+        let (settled, to_acknowledge) = mpsc::channel(usize::from(prefetch));
+        tasks.spawn(acknowledge(work.channel.clone(), to_acknowledge));
+        Ok((
+            connection,
+            Queues {
+                work,
+                dead,
+                settled,
+            },
+        ))
     }
 
     /// Returns when the connection, a queue or the worker ends.
     async fn consume(
         self: &Arc<Self>,
-        work: &mut Subscription,
-        dead: &mut Subscription,
+        queues: &mut Queues,
         in_flight: &InFlight,
         shutdown: &CancellationToken,
     ) {
+        let mut place = None;
         loop {
+            // What is in hand has a place already: a message taken and then not begun would have to come again. Messages
+            // of an earlier connection may still be in work: together they stay within the concurrency. Dead letters come
+            // one at a time, and must not keep the work waiting.
             let (delivery, is_work) = tokio::select! {
-                delivery = work.messages.next() => (delivery, true),
-                delivery = dead.messages.next() => (delivery, false),
+                delivery = queues.work.messages.next(), if place.is_some() => (delivery, true),
+                delivery = queues.dead.messages.next() => (delivery, false),
+                free = in_flight.places.clone().acquire_owned(), if place.is_none() => {
+                    place = free.ok();
+                    continue;
+                }
                 () = shutdown.cancelled() => return,
             };
             let delivery = match delivery {
@@ -135,49 +165,83 @@ impl ConsumerLoop {
                 Some(Err(error)) => return warn!(%error, "consuming ended"),
                 None => return warn!("consuming ended: the queue is gone or the broker cancelled"),
             };
-            // Messages of an earlier connection may still be in work: together they stay within the concurrency. Dead
-            // letters come one at a time, and must not keep the work waiting.
-            let place = match is_work {
-                false => None,
-                true => tokio::select! {
-                    place = in_flight.places.clone().acquire_owned() => Some(place),
-                    () = shutdown.cancelled() => return,
+            let task = match is_work {
+                true => Task::Event {
+                    _place: place.take(),
+                    settled: queues.settled.clone(),
                 },
+                false => Task::DeadLetter,
             };
-            let (this, shutdown) = (self.clone(), shutdown.clone());
-            in_flight.tasks.spawn(async move {
-                this.handle(delivery, is_work, &shutdown).await;
-                drop(place);
-            });
+            self.begin(delivery, task, in_flight, shutdown);
         }
     }
 
-    async fn handle(&self, delivery: Delivery, is_work: bool, shutdown: &CancellationToken) {
+    fn begin(
+        self: &Arc<Self>,
+        delivery: Delivery,
+        task: Task,
+        in_flight: &InFlight,
+        shutdown: &CancellationToken,
+    ) {
+        let (this, shutdown) = (self.clone(), shutdown.clone());
+        in_flight
+            .tasks
+            .spawn(async move { this.handle(delivery, task, &shutdown).await });
+    }
+
+    /// Lets what is in work end, with the messages that were handed over in advance: a message that goes back to the
+    /// broker counts as returned.
+    async fn drain(
+        self: &Arc<Self>,
+        mut queues: Queues,
+        in_flight: &InFlight,
+        shutdown: &CancellationToken,
+    ) {
+        let rest = async {
+            while let Some(Ok(delivery)) = queues.work.messages.next().await {
+                let task = Task::Event {
+                    _place: in_flight.places.clone().acquire_owned().await.ok(),
+                    settled: queues.settled.clone(),
+                };
+                self.begin(delivery, task, in_flight, shutdown);
+            }
+        };
+        if tokio::time::timeout(DRAIN / 2, rest).await.is_err() {
+            warn!("not all that was handed over could be begun: other workers will take it");
+        }
+        let Queues {
+            work,
+            dead,
+            settled,
+        } = queues;
+        // Acknowledging ends with the last one who may still settle a message.
+        drop(settled);
+        drain(&in_flight.tasks).await;
+        drop((work, dead));
+    }
+
+    async fn handle(&self, delivery: Delivery, task: Task, shutdown: &CancellationToken) {
         let trace = Message::read_trace(&delivery.properties);
         let message_id = delivery
             .properties
             .message_id()
             .as_ref()
             .map(ShortString::as_str);
+        let span = info_span!("process", message_id);
+        trace.adopt(&span);
         if shared::sabotaged!("late_ack") {
             let _ = delivery.ack(BasicAckOptions::default()).await;
         }
-        let span = info_span!("process", message_id);
-        trace.adopt(&span);
         let verdict = async {
-            let trace = trace.continued();
+            let (trace, is_work) = (trace.continued(), matches!(task, Task::Event { .. }));
             self.until_recorded(&delivery, is_work, &trace, shutdown)
                 .await
         }
         .instrument(span)
         .await;
-        // An answer that does not reach the broker only means that the message comes again, to no effect.
-        let told = match verdict {
-            Verdict::Ack => delivery.ack(BasicAckOptions::default()).await,
-            Verdict::DeadLetter => delivery.reject(BasicRejectOptions { requeue: false }).await,
-            Verdict::Keep => return,
-        };
-        if let Err(error) = told {
+        if !shared::sabotaged!("late_ack")
+            && let Err(error) = tell(verdict, &delivery, &task).await
+        {
             debug!(%error, "the message will come again");
         }
     }
@@ -232,6 +296,32 @@ impl ConsumerLoop {
             }
         }
     }
+}
+
+/// An answer that does not reach the broker only means that the message comes again, to no effect.
+async fn tell(verdict: Verdict, delivery: &Delivery, task: &Task) -> lapin::Result<()> {
+    match (verdict, task) {
+        (Verdict::Ack, Task::DeadLetter) => delivery.ack(BasicAckOptions::default()).await?,
+        (Verdict::Ack, Task::Event { .. }) => true,
+        (Verdict::DeadLetter, _) => {
+            let options = BasicRejectOptions { requeue: false };
+            delivery.reject(options).await?
+        }
+        (Verdict::Keep, _) => return Ok(()),
+    };
+    if let Task::Event { settled, .. } = task {
+        // Where nobody acknowledges any more, the channel is gone.
+        let _ = settled.send(delivery.delivery_tag).await;
+    }
+    Ok(())
+}
+
+/// Both queues of one connection.
+struct Queues {
+    work: Subscription,
+    dead: Subscription,
+    /// For messages of the work queue that are dealt with.
+    settled: mpsc::Sender<Settled>,
 }
 
 /// A queue being consumed. Its channel closes when this is dropped: acknowledgements need it until the end.

@@ -2,6 +2,7 @@
 //! beside it run the relay, the rescue, the dead-letter recorder, the replayer, the reconciler and the mailer. Run as many
 //! workers as wanted.
 
+mod acks;
 pub mod alerting;
 pub mod config;
 mod consumer;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use shared::lifecycle::run_until_signal;
+use shared::lifecycle::{run_until_signal, runtime};
 use tokio_util::sync::CancellationToken;
 use worker::Worker;
 use worker::config::Config;
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = match runtime(config.threads) {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: the runtime cannot start: {error}");

@@ -16,7 +16,7 @@ use crate::decision::{Next, Policy, decide};
 use crate::fingerprint::fingerprint;
 use crate::handlers::{Failure, Outcome, Registry};
 use crate::metrics::Metrics;
-use crate::store::events::{self, Attempt, Error, LockedEvent};
+use crate::store::events::{self, Attempt, Error, Lock, LockedEvent};
 
 /// How long a handler may run: below the time after which the database ends an idle transaction.
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -123,11 +123,10 @@ impl Processor {
         trace: &TraceContext,
     ) -> Result<Handled, StoreError> {
         let tx = client.transaction().await?;
-        let locked = match events::lock(&tx, event_id).await {
-            Ok(Some(locked)) => locked,
-            Ok(None) => return Ok(Handled::UnknownEvent),
-            Err(StoreError::Conflict(_)) => return Ok(Handled::Busy),
-            Err(error) => return Err(error),
+        let locked = match events::lock(&tx, event_id).await? {
+            Lock::Taken(locked) => locked,
+            Lock::Busy => return Ok(Handled::Busy),
+            Lock::Unknown => return Ok(Handled::UnknownEvent),
         };
         shared::failpoint!("worker.after_lock", event_id);
         if !locked.due {
@@ -285,11 +284,10 @@ impl Processor {
         trace: &TraceContext,
     ) -> Result<Handled, StoreError> {
         let tx = client.transaction().await?;
-        let locked = match events::lock(&tx, event_id).await {
-            Ok(Some(locked)) => locked,
-            Ok(None) => return Ok(Handled::UnknownEvent),
-            Err(StoreError::Conflict(_)) => return Ok(Handled::Busy),
-            Err(error) => return Err(error),
+        let locked = match events::lock(&tx, event_id).await? {
+            Lock::Taken(locked) => locked,
+            Lock::Busy => return Ok(Handled::Busy),
+            Lock::Unknown => return Ok(Handled::UnknownEvent),
         };
         tx.rollback().await?;
         if !locked.due {

@@ -8,6 +8,8 @@ mod transition;
 
 use std::fmt;
 
+use serde::Deserialize;
+
 use crate::money::Money;
 
 pub use notice::{Notice, NoticeItem, NoticeKind, NoticeTicket};
@@ -74,8 +76,23 @@ pub struct Order {
     pub amount: Money,
     /// It was paid when there was nothing to give for it: its seats were taken, or its course had no account.
     pub unfulfillable: bool,
+    /// What was ordered.
+    pub items: Vec<OrderItem>,
+    /// Its registrations, one per seat.
+    pub seats: usize,
     /// Every payment heard of, in no order.
     pub payments: Vec<Payment>,
+}
+
+/// One line of an order.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct OrderItem {
+    /// The product's name.
+    pub name: String,
+    /// How many.
+    pub quantity: i32,
+    /// A course, and not a seat.
+    pub is_course: bool,
 }
 
 /// One payment at the provider. What is known of it only ever grows.

@@ -363,6 +363,8 @@ mod tests {
             email: "buyer@example.com".to_owned(),
             amount: Money::new(5_000, "usd"),
             unfulfillable: false,
+            items: Vec::new(),
+            seats: 0,
             payments: Vec::new(),
         };
         for fact in facts {

@@ -1,9 +1,9 @@
 //! Where mails go: a mail server, or a directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
-use tokio::fs;
 
 /// Where mails go.
 #[derive(Clone)]
@@ -22,7 +22,7 @@ pub enum OutletError {
     Smtp(#[from] lettre::transport::smtp::Error),
     /// The file could not be written.
     #[error("mail directory: {0}")]
-    File(#[from] std::io::Error),
+    File(#[from] io::Error),
 }
 
 impl Outlet {
@@ -33,15 +33,21 @@ impl Outlet {
                 transport.send(mail).await?;
             }
             Self::Directory(directory) => {
-                fs::create_dir_all(directory).await?;
-                let (partial, whole) = (
-                    directory.join(format!("{name}.partial")),
-                    directory.join(format!("{name}.eml")),
-                );
-                fs::write(&partial, mail.formatted()).await?;
-                fs::rename(&partial, &whole).await?;
+                let (directory, name) = (directory.clone(), name.to_owned());
+                let write = move || write(&directory, &name, &mail.formatted());
+                tokio::task::spawn_blocking(write)
+                    .await
+                    .map_err(io::Error::other)??;
             }
         }
         Ok(())
     }
+}
+
+fn write(directory: &Path, name: &str, mail: &[u8]) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    let whole = directory.join(format!("{name}.eml"));
+    let partial = whole.with_extension("partial");
+    fs::write(&partial, mail)?;
+    fs::rename(&partial, &whole)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
-use shared::database::{StoreError, execute, query_both, query_opt};
+use shared::database::{StoreError, execute, query_opt};
 use tokio_postgres::Row;
 
 use crate::event::Event;
@@ -60,22 +60,34 @@ pub struct Error<'a> {
     pub message: &'a str,
 }
 
+/// What became of the wish to lock an event.
+pub enum Lock {
+    /// It is this transaction's.
+    Taken(LockedEvent),
+    /// Another worker has it.
+    Busy,
+    /// There is no such event.
+    Unknown,
+}
+
+/// Locks an event until the transaction ends, and reads it. It may be read as it was just before another worker gave its
+/// lock back: whoever records an attempt names the number that it expects, which tells.
+///
 /// An advisory lock, not the row's: a handler may take its time, and meanwhile the gateway must be able to count a
 /// duplicate on the row without waiting.
-const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))";
-
-const READ: &str = "
-    SELECT event.type, event.livemode, event.account, event.attempts, event.budget_from, event.received_at,
-        coalesce(event.created_at, event.received_at) AS created_at, clock_timestamp() AS now,
-        event.state IN ('received', 'retrying') AND coalesce(event.due_at <= clock_timestamp(), true) AS due,
-        payload.body
-    FROM webhook_events event LEFT JOIN event_payloads payload ON payload.event_id = event.id
-    WHERE event.id = $1";
-
-/// Locks an event until the transaction ends, then reads it. A conflict means that another worker has it.
-pub async fn lock(tx: &Transaction<'_>, event_id: &str) -> Result<Option<LockedEvent>, StoreError> {
-    let (_, rows) = query_both(tx, (LOCK, &[&event_id]), (READ, &[&event_id])).await?;
-    Ok(rows.first().map(|row| locked_event(event_id, row)))
+pub async fn lock(tx: &Transaction<'_>, event_id: &str) -> Result<Lock, StoreError> {
+    const LOCK: &str = "
+        SELECT event.type, event.livemode, event.account, event.attempts, event.budget_from, event.received_at,
+            coalesce(event.created_at, event.received_at) AS created_at, clock_timestamp() AS now,
+            event.state IN ('received', 'retrying') AND coalesce(event.due_at <= clock_timestamp(), true) AS due,
+            payload.body, pg_try_advisory_xact_lock(hashtextextended(event.id, 0)) AS locked
+        FROM webhook_events event LEFT JOIN event_payloads payload ON payload.event_id = event.id
+        WHERE event.id = $1";
+    Ok(match query_opt(tx, LOCK, &[&event_id]).await? {
+        Some(row) if row.get("locked") => Lock::Taken(locked_event(event_id, &row)),
+        Some(_) => Lock::Busy,
+        None => Lock::Unknown,
+    })
 }
 
 fn locked_event(event_id: &str, row: &Row) -> LockedEvent {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use deadpool_postgres::Transaction;
 use futures_util::future::{try_join, try_join_all};
 use tokio_postgres::Row;
+use tokio_postgres::types::Json;
 
 use super::{
     Change, Dispute, Effect, Entitlement, Notice, NoticeKind, Order, OrderStatus, Payment,
@@ -33,8 +34,22 @@ pub struct OrderKey {
     pub references: Vec<String>,
 }
 
-const ORDER: &str = "
-    SELECT id, status, user_id, email, amount_cents, currency, unfulfillable FROM orders WHERE id = $1 FOR NO KEY UPDATE";
+/// An order with what never changes about it: its items, and how many seats it is of.
+macro_rules! select_order {
+    () => {
+        "
+    SELECT id, status, user_id, email, amount_cents, currency, unfulfillable,
+        (SELECT count(*) FROM registrations seat WHERE seat.order_id = orders.id) AS seats,
+        (SELECT coalesce(json_agg(json_build_object(
+                'name', product.name, 'quantity', item.quantity, 'is_course', product.kind = 'course') ORDER BY product.id), '[]')
+            FROM order_items item JOIN products product ON product.id = item.product_id
+            WHERE item.order_id = orders.id) AS items
+    FROM orders WHERE id = $1"
+    };
+}
+
+const ORDER: &str = select_order!();
+const ORDER_FOR_UPDATE: &str = concat!(select_order!(), " FOR NO KEY UPDATE");
 
 const NAMED: &str = "
     SELECT id FROM (
@@ -67,21 +82,28 @@ pub async fn find_for_update(
 
 /// The payments are read after the lock was waited for: none is missed that another transaction wrote meanwhile.
 async fn lock_order(tx: &Transaction<'_>, id: &str) -> Result<Option<Order>, StoreError> {
-    let (found, payments) = query_both(tx, (ORDER, &[&id]), (PAYMENTS, &[&id])).await?;
-    Ok(found
-        .first()
-        .map(|row| order(row, id.to_owned(), &payments)))
+    let (found, payments) = query_both(tx, (ORDER_FOR_UPDATE, &[&id]), (PAYMENTS, &[&id])).await?;
+    Ok(found.first().map(|row| order(row, &payments)))
 }
 
-fn order(row: &Row, id: String, payments: &[Row]) -> Order {
+/// An order without its payments, and without a lock.
+async fn find(tx: &Transaction<'_>, id: &str) -> Result<Option<Order>, StoreError> {
+    let found = query_opt(tx, ORDER, &[&id]).await?;
+    Ok(found.map(|row| order(&row, &[])))
+}
+
+fn order(row: &Row, payments: &[Row]) -> Order {
+    let Json(items) = row.get("items");
     Order {
-        id,
+        id: row.get("id"),
         // A status that this version does not know is for a person to look at.
         status: OrderStatus::parse(row.get("status")).unwrap_or(OrderStatus::Review),
         user_id: row.get("user_id"),
         email: row.get("email"),
         amount: Money::new(row.get("amount_cents"), row.get::<_, String>("currency")),
         unfulfillable: row.get("unfulfillable"),
+        items,
+        seats: usize::try_from(row.get::<_, i64>("seats")).unwrap_or_default(),
         payments: payments.iter().map(payment).collect(),
     }
 }
@@ -249,7 +271,7 @@ async fn perform(
             key,
             notice: Notice {
                 reason: Some(reason.clone()),
-                ..notice(tx, order).await?
+                ..notice(order)
             },
         },
         Effect::TellRefund { refunded, full } => Mail {
@@ -260,7 +282,7 @@ async fn perform(
             key: format!("{key}:{}", payment.refunded_cents),
             notice: Notice {
                 amount: refunded.to_string(),
-                ..notice(tx, order).await?
+                ..notice(order)
             },
         },
         Effect::Alert { kind, message } => {

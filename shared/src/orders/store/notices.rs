@@ -4,22 +4,18 @@ use deadpool_postgres::Transaction;
 use tokio_postgres::types::Json;
 
 use super::super::{Notice, NoticeItem, NoticeKind, Order};
-use crate::database::{StoreError, execute, query};
+use crate::database::{StoreError, execute};
 
 /// What any mail about an order tells.
-pub async fn notice(tx: &Transaction<'_>, order: &Order) -> Result<Notice, StoreError> {
-    const ITEMS: &str = "
-        SELECT product.name, item.quantity FROM order_items item JOIN products product ON product.id = item.product_id
-        WHERE item.order_id = $1 ORDER BY product.id";
-    let rows = query(tx, ITEMS, &[&order.id]).await?;
-    let items = rows.iter().map(|row| NoticeItem {
-        name: row.get(0),
-        quantity: row.get(1),
+pub fn notice(order: &Order) -> Notice {
+    let items = order.items.iter().map(|item| NoticeItem {
+        name: item.name.clone(),
+        quantity: item.quantity,
     });
-    Ok(Notice {
+    Notice {
         items: items.collect(),
         ..Notice::about(order.id.clone(), &order.amount)
-    })
+    }
 }
 
 /// A mail about an order.

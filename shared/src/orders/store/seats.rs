@@ -4,12 +4,11 @@
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
-use futures_util::future::try_join;
 use jiff::Timestamp;
 
 use super::super::{Notice, NoticeKind, NoticeTicket, Order};
 use super::notices::{Mail, notice, queue_mail};
-use super::{SeatTimes, find_for_update};
+use super::{SeatTimes, find, find_for_update};
 use crate::database::{StoreError, execute, query, query_both, query_opt};
 use crate::orders::store::OrderKey;
 
@@ -48,69 +47,41 @@ pub enum Granted {
 /// Every seat of the order becomes active and gets one ticket, if all of them are there; every course is granted to the
 /// buyer once.
 pub async fn grant(tx: &Transaction<'_>, order: &Order) -> Result<Granted, StoreError> {
-    let wanted = lock_and_count(tx, &order.id).await?;
-    if wanted.lacking {
-        return Ok(Granted::Nothing("paid, but the seats are gone"));
+    let has_courses = order.items.iter().any(|item| item.is_course);
+    // Shops may write orders of their own: not every one went through the check of a cart.
+    if has_courses && order.user_id.is_none() {
+        return Ok(Granted::Nothing(
+            "paid, but its course has no account to belong to",
+        ));
     }
-    if wanted.courses {
-        // Shops may write orders of their own: not every one went through the check of a cart.
-        let Some(user_id) = &order.user_id else {
-            return Ok(Granted::Nothing(
-                "paid, but its course has no account to belong to",
-            ));
-        };
+    let Some(tickets) = lock_and_activate(tx, order).await? else {
+        return Ok(Granted::Nothing("paid, but the seats are gone"));
+    };
+    if let (true, Some(user_id)) = (has_courses, &order.user_id) {
         grant_courses(tx, &order.id, user_id).await?;
     }
-    let (tickets, notice) = try_join(activate(tx, order, wanted.seats), notice(tx, order)).await?;
+    let notice = notice(order);
     Ok(Granted::Everything(Notice { tickets, ..notice }))
 }
 
-struct Wanted {
-    /// Not active yet.
-    seats: i64,
-    /// Some of these seats are not there any more.
-    lacking: bool,
-    courses: bool,
-}
-
-/// Locks the seats of the order's products, then counts: what others took meanwhile is seen.
-async fn lock_and_count(tx: &Transaction<'_>, order_id: &str) -> Result<Wanted, StoreError> {
-    // Offers to this order are seats that it may take.
-    const WANTED: &str = "
-        SELECT coalesce(sum(wanted.seats), 0)::bigint AS seats,
-            coalesce(bool_or(product.capacity < wanted.seats - wanted.offered
-                + coalesce(gone.active + gone.offered, 0)), false) AS lacking,
-            EXISTS (SELECT FROM order_items item JOIN products course ON course.id = item.product_id
-                WHERE item.order_id = $1 AND course.kind = 'course') AS courses
-        FROM (SELECT product_id, count(*) AS seats, count(*) FILTER (WHERE status = 'offered') AS offered
-            FROM registrations WHERE order_id = $1 AND status <> 'active' GROUP BY product_id) wanted
-        JOIN products product ON product.id = wanted.product_id
-        LEFT JOIN product_seats gone ON gone.product_id = wanted.product_id";
-    let (_, rows) =
-        query_both(tx, (lock_statement(), &[&order_id]), (WANTED, &[&order_id])).await?;
-    let row = rows
-        .first()
-        .ok_or(StoreError::Rejected("an aggregate without a row"))?;
-    Ok(Wanted {
-        seats: row.get("seats"),
-        lacking: row.get("lacking"),
-        courses: row.get("courses"),
-    })
-}
-
-/// The seats' products must be locked.
-async fn activate(
+/// Locks the seats of the order's products, then activates those that are not active yet, all of them or none: what
+/// others took meanwhile is seen. None where some are not there any more.
+async fn lock_and_activate(
     tx: &Transaction<'_>,
     order: &Order,
-    seats: i64,
-) -> Result<Vec<NoticeTicket>, StoreError> {
-    if seats == 0 {
-        return Ok(Vec::new());
-    }
+) -> Result<Option<Vec<NoticeTicket>>, StoreError> {
+    // Offers to this order are seats that it may take.
     const ACTIVATE: &str = "
-        WITH active AS (
+        WITH wanted AS (
+            SELECT product_id, count(*) AS seats, count(*) FILTER (WHERE status = 'offered') AS offered
+            FROM registrations WHERE order_id = $1 AND status <> 'active' GROUP BY product_id
+        ), lacking AS (
+            SELECT FROM wanted JOIN products product ON product.id = wanted.product_id
+            LEFT JOIN product_seats gone ON gone.product_id = wanted.product_id
+            WHERE product.capacity < wanted.seats - wanted.offered + coalesce(gone.active + gone.offered, 0)
+        ), active AS (
             UPDATE registrations registration SET status = 'active', offered_until = NULL FROM products product
-            WHERE order_id = $1 AND status <> 'active' AND product.id = product_id
+            WHERE order_id = $1 AND status <> 'active' AND product.id = product_id AND NOT EXISTS (SELECT FROM lacking)
             RETURNING registration.id, product.name
         ), ticket AS (
             SELECT active.id, active.name, given.code
@@ -119,14 +90,25 @@ async fn activate(
         ), issued AS (
             INSERT INTO tickets (registration_id, order_id, code) SELECT id, $1, code FROM ticket
         )
-        SELECT name, code FROM ticket ORDER BY id";
-    let codes: Vec<String> = (0..seats).map(|_| ticket_code()).collect();
-    let rows = query(tx, ACTIVATE, &[&order.id, &codes]).await?;
-    let ticket = |row: &tokio_postgres::Row| NoticeTicket {
-        name: row.get(0),
-        code: row.get(1),
+        SELECT name, code, EXISTS (SELECT FROM lacking) AS lacking
+        FROM (VALUES (true)) AS always LEFT JOIN ticket ON true ORDER BY ticket.id";
+    let codes: Vec<String> = (0..order.seats).map(|_| ticket_code()).collect();
+    let (_, rows) = query_both(
+        tx,
+        (lock_statement(), &[&order.id]),
+        (ACTIVATE, &[&order.id, &codes]),
+    )
+    .await?;
+    if rows.iter().any(|row| row.get("lacking")) {
+        return Ok(None);
+    }
+    let ticket = |row: &tokio_postgres::Row| {
+        Some(NoticeTicket {
+            name: row.get::<_, Option<String>>("name")?,
+            code: row.get::<_, Option<String>>("code")?,
+        })
     };
-    Ok(rows.iter().map(ticket).collect())
+    Ok(Some(rows.iter().filter_map(ticket).collect()))
 }
 
 async fn grant_courses(
@@ -231,16 +213,14 @@ async fn tell_offer(
     product_id: &str,
     until: Timestamp,
 ) -> Result<(), StoreError> {
-    const ORDER: &str = "SELECT id, status, user_id, email, amount_cents, currency, unfulfillable FROM orders WHERE id = $1";
-    let row = query_opt(tx, ORDER, &[&order_id]).await?;
-    let row = row.ok_or(StoreError::Rejected("a registration without its order"))?;
-    let order = super::order(&row, order_id.to_owned(), &[]);
+    let order = find(tx, order_id).await?;
+    let order = order.ok_or(StoreError::Rejected("a registration without its order"))?;
     let mail = Mail {
         kind: NoticeKind::SeatOffered,
         key: format!("{product_id}:{}", until.as_second()),
         notice: Notice {
             until: Some(until.strftime("%Y-%m-%d %H:%M UTC").to_string()),
-            ..notice(tx, &order).await?
+            ..notice(&order)
         },
     };
     queue_mail(tx, &order, &mail).await
