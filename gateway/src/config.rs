@@ -49,8 +49,8 @@ pub struct Args {
     /// Requests a minute that may fail verification per client address before the answer becomes 429
     #[arg(long, env = "GATEWAY_INVALID_PER_MINUTE", default_value = "600")]
     invalid_per_minute: String,
-    /// Connections at a time
-    #[arg(long, env = "GATEWAY_MAX_CONNECTIONS", default_value = "4096")]
+    /// Connections at a time; one more takes the place of an idle one
+    #[arg(long, env = "GATEWAY_MAX_CONNECTIONS", default_value = "16384")]
     max_connections: String,
     /// Threads that serve requests; one takes more events than one database
     #[arg(long, env = "GATEWAY_THREADS", default_value = "1")]

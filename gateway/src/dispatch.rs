@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use shared::broker::{Message, Publisher};
+use shared::lifecycle::Background;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -49,7 +50,12 @@ pub struct Dispatcher {
 
 impl Dispatcher {
     /// Starts publishing.
-    pub fn start(publisher: &Publisher, outbox: &OutboxStore, metrics: &Metrics) -> Self {
+    pub fn start(
+        publisher: &Publisher,
+        outbox: &OutboxStore,
+        metrics: &Metrics,
+        background: &mut Background,
+    ) -> Self {
         let (intake, tasks) = (Intake::new(MAX_WAITING), TaskTracker::new());
         let confirmed = Intake::new(MAX_CONFIRMED);
         let lane = Lane {
@@ -58,8 +64,8 @@ impl Dispatcher {
             confirmed: confirmed.clone(),
             metrics: metrics.clone(),
         };
-        tasks.spawn(lane.run());
-        tasks.spawn(clear(confirmed, outbox.clone()));
+        background.spawn(tasks.track_future(lane.run()));
+        background.spawn(tasks.track_future(clear(confirmed, outbox.clone())));
         Self {
             intake,
             tasks,

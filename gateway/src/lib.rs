@@ -1,6 +1,7 @@
 //! The gateway: takes Stripe's webhooks over HTTP, verifies them, makes them durable, and answers within milliseconds.
 //! It does not fulfill anything: the workers do.
 
+mod body;
 mod client_limit;
 pub mod config;
 mod dispatch;
@@ -33,6 +34,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::body::Bodies;
 use crate::client_limit::ClientLimit;
 use crate::config::{Config, SecretSource};
 use crate::dispatch::Dispatcher;
@@ -45,6 +47,8 @@ use crate::writer::Writers;
 const APPLICATION: &str = "tollgate-gateway";
 /// Connections that clear the outbox.
 const OUTBOX_CONNECTIONS: usize = 1;
+/// Files and sockets that are no connections of clients: database, broker, admin listener and its clients.
+const OTHER_FILES: usize = 128;
 /// How long requests in flight may take once the gateway stops.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long publishes under way may take then: the relay has what is left.
@@ -97,8 +101,8 @@ impl Gateway {
             }
             checked => checked?,
         }
-        let listener = listen(config.listen).await?;
-        let admin_listener = listen(config.admin_listen).await?;
+        let listener = listen(config.listen)?;
+        let admin_listener = listen(config.admin_listen)?;
         Ok(Self {
             config,
             metrics,
@@ -182,8 +186,10 @@ fn start(
     let (publisher, supervisor) =
         Publisher::new(broker, APPLICATION, health.clone(), background.token());
     background.spawn(supervisor);
-    let dispatcher = Dispatcher::start(&publisher, &outbox_store(&config), &Metrics::new());
-    let writers = Writers::start(config.db_connections, &event_store(&config), &dispatcher);
+    let outbox = outbox_store(&config);
+    let dispatcher = Dispatcher::start(&publisher, &outbox, &Metrics::new(), background);
+    let (count, events) = (config.db_connections, event_store(&config));
+    let writers = Writers::start(count, &events, &dispatcher, health, background);
     let rejections = Rejections::default();
     background.spawn(
         rejections
@@ -202,7 +208,7 @@ async fn announce_drain(health: Health, shutdown: CancellationToken) {
 fn service(config: Config, rejections: Rejections, writers: Writers) -> Arc<Service> {
     let rules = Rules {
         webhook_paths: config.webhook_paths,
-        max_body_bytes: config.max_body_bytes,
+        bodies: Bodies::new(config.max_body_bytes),
         request_timeout: config.request_timeout,
         signature_tolerance_s: config.signature_tolerance_s,
         invalid_signature_status: config.invalid_signature_status,
@@ -218,10 +224,24 @@ fn service(config: Config, rejections: Rejections, writers: Writers) -> Arc<Serv
 
 fn limits(config: &Config) -> Limits {
     Limits {
-        max_connections: config.max_connections,
+        max_connections: max_connections(config.max_connections),
         header_timeout: config.request_timeout,
         drain: DRAIN,
     }
+}
+
+/// As many as the system lets this process have open, but for what else it needs.
+fn max_connections(wanted: usize) -> usize {
+    let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(u64::MAX);
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    let possible = files.saturating_sub(OTHER_FILES).max(1);
+    if possible < wanted {
+        warn!(
+            wanted,
+            possible, "the limit of open files allows fewer connections"
+        );
+    }
+    wanted.min(possible)
 }
 
 fn event_store(config: &Config) -> EventStore {
@@ -251,10 +271,8 @@ fn pool(config: &Config, size: usize, durability: Durability) -> Pool {
     database::pool(&config.service.database, &settings)
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, Fault> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| Fault::Listen { address, source })
+fn listen(address: SocketAddr) -> Result<TcpListener, Fault> {
+    shared::http::listen(address).map_err(|source| Fault::Listen { address, source })
 }
 
 async fn check_schema(pool: &Pool) -> Result<(), MigrationError> {

@@ -64,6 +64,9 @@ pub enum Unavailable {
     /// The database is away, read-only or too slow, or refused the write.
     #[error(transparent)]
     Store(Arc<StoreError>),
+    /// The database is known to be away: nothing was tried.
+    #[error("the database is away")]
+    DatabaseLost,
     /// As many requests as may wait for the database do so already.
     #[error("too many requests wait for the database")]
     TooManyWaiting,
@@ -168,7 +171,7 @@ impl Unavailable {
     fn look(&self) -> Look {
         let message = "the event could not be stored now, send it again later";
         Look::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message).because(match self {
-            Self::Store(_) => "database",
+            Self::Store(_) | Self::DatabaseLost => "database",
             Self::TooManyWaiting => "too_many_waiting",
             Self::Deadline => "deadline",
             Self::Interrupted => "interrupted",

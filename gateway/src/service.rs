@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Body, Bytes, Incoming};
+use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -16,6 +15,7 @@ use shared::trace_context::TraceContext;
 use tokio::time::timeout_at;
 use tracing::{Instrument, info_span};
 
+use crate::body::{Bodies, Whole};
 use crate::client_limit::ClientLimit;
 use crate::envelope::Envelope;
 use crate::metrics::Metrics;
@@ -30,8 +30,8 @@ const SIGNATURE_HEADER: &str = "stripe-signature";
 pub struct Rules {
     /// Paths that take webhooks.
     pub webhook_paths: Vec<String>,
-    /// Largest body.
-    pub max_body_bytes: usize,
+    /// How bodies are read.
+    pub bodies: Bodies,
     /// Deadline of a request.
     pub request_timeout: Duration,
     /// Seconds.
@@ -141,7 +141,7 @@ impl Service {
         let deadline = (started + self.rules.request_timeout).into();
         let (head, body) = request.into_parts();
         let note = |rejection: &Rejection, body| self.rejections.note(rejection, peer, body);
-        let body = timeout_at(deadline, self.read(body))
+        let Whole { bytes: body, share } = timeout_at(deadline, self.rules.bodies.read(body))
             .await
             .unwrap_or(Err(Rejection::SlowBody))
             .inspect_err(|rejection| note(rejection, None))?;
@@ -155,6 +155,7 @@ impl Service {
             let event = NewEvent {
                 envelope,
                 body,
+                _share: share,
                 traceparent: TraceContext::current_or_new().traceparent(),
                 started,
             };
@@ -162,18 +163,6 @@ impl Service {
         };
         let persisted = timeout_at(deadline, persist.instrument(span)).await;
         Ok(persisted.map_err(|_| Unavailable::Deadline)??)
-    }
-
-    async fn read(&self, body: Incoming) -> Result<Bytes, Rejection> {
-        let limit = self.rules.max_body_bytes;
-        if body.size_hint().lower() > limit as u64 {
-            return Err(Rejection::PayloadTooLarge);
-        }
-        match Limited::new(body, limit).collect().await {
-            Ok(collected) => Ok(collected.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => Err(Rejection::PayloadTooLarge),
-            Err(_) => Err(Rejection::BrokenBody),
-        }
     }
 
     /// Verifies a body, then reads what is needed of it.

@@ -1,6 +1,6 @@
 //! The gateway's SQL. It runs under a role that can insert events and outbox rows, and little else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
@@ -108,6 +108,16 @@ impl EventStore {
                 .map_or(Stored::Duplicate, |outbox_id| Stored::New { outbox_id })
         });
         Ok(what.collect())
+    }
+
+    /// Which of these events are stored. It waits for nobody's lock.
+    pub async fn find_known(&self, ids: &[&str]) -> Result<HashSet<String>, StoreError> {
+        const KNOWN: &str = "SELECT id FROM webhook_events WHERE id = ANY($1)";
+        let known = with_client(&self.pool, self.timeout, async |client| {
+            query(client, KNOWN, &[&ids]).await
+        })
+        .await?;
+        Ok(known.iter().map(|row| row.get(0)).collect())
     }
 
     /// The event's outbox row, if it was new.

@@ -7,7 +7,9 @@ use std::time::Instant;
 use hyper::body::Bytes;
 use shared::broker::Message;
 use shared::database::StoreError;
-use tokio::sync::oneshot;
+use shared::health::Health;
+use shared::lifecycle::Background;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
@@ -21,6 +23,8 @@ use crate::store::{EventStore, Row, Stored};
 const MAX_WAITING: usize = 1_024;
 /// Events in one transaction: more of them saves nothing any more.
 const MAX_BATCH: usize = 64;
+/// Their bodies together, but for the last one: large ones must not take longer than a statement may.
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// A verified event.
 pub struct NewEvent {
@@ -28,6 +32,8 @@ pub struct NewEvent {
     pub envelope: Envelope,
     /// Its exact bytes.
     pub body: Bytes,
+    /// The body's share of the memory, held until it is stored.
+    pub _share: Option<OwnedSemaphorePermit>,
     /// The trace that its processing belongs to, as W3C text.
     pub traceparent: String,
     /// When its request began.
@@ -44,30 +50,49 @@ pub struct Accepted {
 
 type Reply = oneshot::Sender<Result<Accepted, Unavailable>>;
 
+/// An event, and who waits for it.
+type Waiting = (NewEvent, Reply);
+
 /// Hands events to the writers; clones share them.
 #[derive(Clone)]
 pub struct Writers {
-    intake: Intake<(NewEvent, Reply)>,
+    intake: Intake<Waiting>,
+    health: Health,
     tasks: TaskTracker,
 }
 
 impl Writers {
     /// Starts `count` writers.
-    pub fn start(count: usize, store: &EventStore, dispatcher: &Dispatcher) -> Self {
+    pub fn start(
+        count: usize,
+        store: &EventStore,
+        dispatcher: &Dispatcher,
+        health: &Health,
+        background: &mut Background,
+    ) -> Self {
         let (intake, tasks) = (Intake::new(MAX_WAITING), TaskTracker::new());
         for _ in 0..count {
             let writer = Writer {
                 intake: intake.clone(),
                 store: store.clone(),
                 dispatcher: dispatcher.clone(),
+                health: health.clone(),
             };
-            tasks.spawn(writer.run());
+            background.spawn(tasks.track_future(writer.run()));
         }
-        Self { intake, tasks }
+        let health = health.clone();
+        Self {
+            intake,
+            health,
+            tasks,
+        }
     }
 
     /// Makes an event durable. Once this was polled, the event is stored even if nobody waits for the answer.
     pub async fn persist(&self, event: NewEvent) -> Result<Accepted, Unavailable> {
+        if self.health.database_is_lost() {
+            return Err(Unavailable::DatabaseLost);
+        }
         let (reply, answer) = oneshot::channel();
         if !self.intake.offer((event, reply)) {
             return Err(Unavailable::TooManyWaiting);
@@ -84,9 +109,10 @@ impl Writers {
 }
 
 struct Writer {
-    intake: Intake<(NewEvent, Reply)>,
+    intake: Intake<Waiting>,
     store: EventStore,
     dispatcher: Dispatcher,
+    health: Health,
 }
 
 impl Writer {
@@ -98,28 +124,77 @@ impl Writer {
             }
             // All writers lock ids in one order; what came first stays first.
             batch.sort_by(|(a, _), (b, _)| a.envelope.id.cmp(&b.envelope.id));
-            self.write(batch).await;
+            while !batch.is_empty() {
+                let rest = batch.split_off(within_bytes(&batch));
+                self.write(batch).await;
+                batch = rest;
+            }
         }
     }
 
-    async fn write(&self, batch: Vec<(NewEvent, Reply)>) {
+    async fn write(&self, batch: Vec<Waiting>) {
+        // It was lost while these waited: each of them would wait as long as the ones before.
+        if self.health.database_is_lost() {
+            return refuse(batch, || Unavailable::DatabaseLost);
+        }
         match self.store(&batch).await {
             Ok(stored) => self.tell(batch, stored),
+            Err(error) if batch.len() == 1 => refuse_for(batch, error),
             // One of them may be what the database refuses: it must not take the others with it.
-            Err(error) if error.is_about_data() && batch.len() > 1 => {
+            Err(error) if error.is_about_data() => {
                 for one in batch {
-                    let one = vec![one];
-                    match self.store(&one).await {
-                        Ok(stored) => self.tell(one, stored),
-                        Err(error) => refuse(one, error),
-                    }
+                    self.write_alone(one).await;
                 }
             }
-            Err(error) => refuse(batch, error),
+            Err(StoreError::Conflict(_)) => self.write_new_first(batch).await,
+            Err(error) => refuse_for(batch, error),
         }
     }
 
-    async fn store(&self, batch: &[(NewEvent, Reply)]) -> Result<Vec<Stored>, StoreError> {
+    async fn write_alone(&self, one: Waiting) -> bool {
+        let one = vec![one];
+        match self.store(&one).await {
+            Ok(stored) => {
+                self.tell(one, stored);
+                true
+            }
+            Err(error) => {
+                refuse_for(one, error);
+                false
+            }
+        }
+    }
+
+    /// Somebody holds the row of an event that is stored already, and only counting it once more has to wait: the others
+    /// go first.
+    async fn write_new_first(&self, batch: Vec<Waiting>) {
+        let ids: Vec<&str> = batch
+            .iter()
+            .map(|(event, _)| event.envelope.id.as_str())
+            .collect();
+        let known = match self.store.find_known(&ids).await {
+            Ok(known) => known,
+            Err(error) => return refuse_for(batch, error),
+        };
+        let is_known = |waiting: &Waiting| known.contains(&waiting.0.envelope.id);
+        let (known, new): (Vec<Waiting>, Vec<Waiting>) = batch.into_iter().partition(is_known);
+        if !new.is_empty() {
+            match self.store(&new).await {
+                Ok(stored) => self.tell(new, stored),
+                Err(error) => refuse_for(new, error),
+            }
+        }
+        let mut known = known.into_iter();
+        // One wait is enough: who is behind it comes again.
+        while let Some(one) = known.next() {
+            if !self.write_alone(one).await {
+                refuse(known.collect(), || Unavailable::Interrupted);
+                return;
+            }
+        }
+    }
+
+    async fn store(&self, batch: &[Waiting]) -> Result<Vec<Stored>, StoreError> {
         let rows: Vec<Row> = batch
             .iter()
             .map(|(event, _)| Row {
@@ -129,13 +204,16 @@ impl Writer {
             })
             .collect();
         shared::failpoint!("gateway.before_insert");
-        let stored = self.store.insert(&rows).await?;
-        shared::failpoint!("gateway.after_commit");
-        Ok(stored)
+        let stored = self.store.insert(&rows).await;
+        self.health.note_write(stored.as_ref().err());
+        if stored.is_ok() {
+            shared::failpoint!("gateway.after_commit");
+        }
+        stored
     }
 
     /// Answers first: the broker can wait.
-    fn tell(&self, batch: Vec<(NewEvent, Reply)>, stored: Vec<Stored>) {
+    fn tell(&self, batch: Vec<Waiting>, stored: Vec<Stored>) {
         for ((event, reply), stored) in batch.into_iter().zip(stored) {
             let envelope = event.envelope;
             let duplicate = stored == Stored::Duplicate;
@@ -162,9 +240,24 @@ impl Writer {
     }
 }
 
-fn refuse(batch: Vec<(NewEvent, Reply)>, error: StoreError) {
+/// How many of a batch, one at the least, are within the bytes that a transaction takes.
+fn within_bytes(batch: &[Waiting]) -> usize {
+    let mut bytes = 0;
+    let fitting = batch.iter().take_while(|(event, _)| {
+        let fits = bytes < MAX_BATCH_BYTES;
+        bytes += event.body.len();
+        fits
+    });
+    fitting.count()
+}
+
+fn refuse_for(batch: Vec<Waiting>, error: StoreError) {
     let error = Arc::new(error);
+    refuse(batch, || Unavailable::Store(error.clone()));
+}
+
+fn refuse(batch: Vec<Waiting>, why: impl Fn() -> Unavailable) {
     for (_, reply) in batch {
-        let _ = reply.send(Err(Unavailable::Store(error.clone())));
+        let _ = reply.send(Err(why()));
     }
 }

@@ -70,7 +70,9 @@ impl From<StoreError> for OpsError {
     fn from(error: StoreError) -> Self {
         let text = error.to_string();
         match &error {
-            StoreError::Unavailable(_) => Self::Unavailable(text),
+            StoreError::Unavailable(_) | StoreError::TimedOut | StoreError::Exhausted(_) => {
+                Self::Unavailable(text)
+            }
             StoreError::Conflict(_) => Self::Conflict(text),
             StoreError::Rejected(_) => Self::Unexpected(text),
             StoreError::Query(cause) => match cause.code() {

@@ -8,7 +8,7 @@ use deadpool_postgres::{
     RecyclingMethod, Runtime, Timeouts,
 };
 use futures_util::future::try_join;
-use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::config::{LoadBalanceHosts, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{NoTls, Row};
@@ -49,7 +49,10 @@ pub fn pool(database: &tokio_postgres::Config, settings: &PoolSettings) -> Pool 
     let mut config = database.clone();
     config
         .application_name(settings.application_name)
-        .connect_timeout(settings.wait)
+        // With several hosts, one that takes connections and then says nothing must not be the first each time, nor may one
+        // that is silent altogether use up the time of the others.
+        .load_balance_hosts(LoadBalanceHosts::Random)
+        .connect_timeout(settings.wait / 2)
         .tcp_user_timeout(Duration::from_secs(5))
         .keepalives_idle(Duration::from_secs(5))
         .keepalives_interval(Duration::from_secs(2))
@@ -111,9 +114,15 @@ fn session_settings(settings: &PoolSettings) -> String {
 /// Why a query gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database is away, read-only, shutting down or out of resources: the same query may succeed later.
+    /// The database is away, read-only or shutting down: the same query may succeed later.
     #[error("database unavailable: {0}")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It did not answer in time.
+    #[error("database unavailable: no answer in time")]
+    TimedOut,
+    /// It answers, but is out of disk, memory or connections: the same query may succeed later.
+    #[error("database exhausted: {0}")]
+    Exhausted(String),
     /// A deadlock, a serialization failure or a lock that took too long: the same transaction may succeed at once.
     #[error("database conflict: {}", describe(.0))]
     Conflict(#[source] tokio_postgres::Error),
@@ -126,25 +135,29 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// It took longer than its bound.
-    pub fn timed_out() -> Self {
-        Self::Unavailable("no answer in time".into())
-    }
-
     /// Whether a single row may be at fault. What took too long, or is forbidden, any other row would meet too.
     pub fn is_about_data(&self) -> bool {
         matches!(self, Self::Query(error) if error.code().is_some_and(is_of_data))
     }
 
+    /// Whether another transaction was in the way.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict(_))
+    }
+
     /// Whether the database is away rather than the query wrong.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(
+            self,
+            Self::Unavailable(_) | Self::TimedOut | Self::Exhausted(_)
+        )
     }
 }
 
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.code() {
+            Some(code) if is_exhausted(code) => Self::Exhausted(describe(&error)),
             Some(code) if is_away(code) => Self::Unavailable(describe(&error).into()),
             Some(code) if is_conflict(code) => Self::Conflict(error),
             Some(_) => Self::Query(error),
@@ -157,10 +170,13 @@ impl From<tokio_postgres::Error> for StoreError {
 impl From<PoolError> for StoreError {
     fn from(error: PoolError) -> Self {
         match error {
-            PoolError::Backend(error) => Self::Unavailable(describe(&error).into()),
-            PoolError::PostCreateHook(HookError::Backend(error)) => {
-                Self::Unavailable(describe(&error).into())
+            PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
+                match error.code() {
+                    Some(code) if is_exhausted(code) => Self::Exhausted(describe(&error)),
+                    _ => Self::Unavailable(describe(&error).into()),
+                }
             }
+            PoolError::Timeout(_) => Self::TimedOut,
             other => Self::Unavailable(Box::new(other)),
         }
     }
@@ -177,11 +193,16 @@ fn describe(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// Connection exceptions, operator intervention (but a cancelled statement), insufficient resources, system errors,
-/// and a primary that became read-only.
+/// Insufficient resources.
+fn is_exhausted(code: &SqlState) -> bool {
+    code.code().starts_with("53")
+}
+
+/// Connection exceptions, operator intervention (but a cancelled statement), system errors, and a primary that became
+/// read-only.
 fn is_away(code: &SqlState) -> bool {
     let class = &code.code()[..2];
-    matches!(class, "08" | "53" | "58")
+    matches!(class, "08" | "58")
         || (class == "57" && *code != SqlState::QUERY_CANCELED)
         || *code == SqlState::READ_ONLY_SQL_TRANSACTION
         || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
@@ -211,7 +232,7 @@ fn lost_connection(error: &tokio_postgres::Error) -> bool {
 /// A pooled connection, within `limit`: the pool's own time-outs do not cover the settings of a new session.
 async fn get(pool: &Pool, limit: Duration) -> Result<Object, StoreError> {
     let got = tokio::time::timeout(limit, pool.get()).await;
-    Ok(got.map_err(|_| StoreError::timed_out())??)
+    Ok(got.map_err(|_| StoreError::TimedOut)??)
 }
 
 /// Runs `work` with a pooled connection, for `limit` at the most, after as long a wait for the connection. A connection that did not answer, or whose server is
@@ -224,7 +245,7 @@ pub async fn with_client<T>(
     let mut client = get(pool, limit).await?;
     let result = tokio::time::timeout(limit, work(&mut client))
         .await
-        .unwrap_or_else(|_| Err(StoreError::timed_out()));
+        .unwrap_or_else(|_| Err(StoreError::TimedOut));
     if result.as_ref().is_err_and(StoreError::is_unavailable) {
         drop(Object::take(client));
     }

@@ -1,8 +1,8 @@
 //! What a service knows of the services it depends on, asked afresh every second.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
 use serde_json::json;
@@ -33,9 +33,16 @@ pub enum BrokerState {
 #[derive(Clone, Default)]
 pub struct Health(Arc<Inner>);
 
+/// How long a refused write speaks against the database, where no other follows.
+const REFUSED_WRITE_COUNTS: Duration = Duration::from_secs(5);
+
 #[derive(Default)]
 struct Inner {
     database_up: AtomicBool,
+    /// When the database last refused a write, if it has taken none since.
+    write_refused_at: Mutex<Option<Instant>>,
+    /// Whether there is such a time: asked for by every request.
+    write_refused: AtomicBool,
     broker: AtomicU8,
     consumer_lost: AtomicBool,
     draining: AtomicBool,
@@ -51,6 +58,35 @@ impl Health {
                 warn!("database is down")
             }
         }
+    }
+
+    /// Notes whether the database took a write, and if not, why. One that did not answer in time is down until a probe
+    /// finds it up.
+    pub fn note_write(&self, error: Option<&StoreError>) {
+        let refused = error.is_some_and(StoreError::is_unavailable);
+        if matches!(error, Some(StoreError::TimedOut)) {
+            self.set_database(false);
+        }
+        if refused || self.0.write_refused.load(Ordering::Relaxed) {
+            *self.write_refused_at() = refused.then(Instant::now);
+            self.0.write_refused.store(refused, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the database did not take the last write and does not answer a probe either: trying it again would only
+    /// be waiting.
+    pub fn database_is_lost(&self) -> bool {
+        self.0.write_refused.load(Ordering::Relaxed) && !self.database_is_up()
+    }
+
+    fn refuses_writes(&self) -> bool {
+        self.write_refused_at()
+            .is_some_and(|at| at.elapsed() < REFUSED_WRITE_COUNTS)
+    }
+
+    fn write_refused_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        let refused_at = &self.0.write_refused_at;
+        refused_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes the broker's state.
@@ -92,7 +128,8 @@ impl Health {
     pub fn is_ready(&self) -> bool {
         let working = !self.0.draining.load(Ordering::Relaxed)
             && !self.0.consumer_lost.load(Ordering::Relaxed);
-        self.database_is_up() && self.broker() == BrokerState::Up && working
+        let database = self.database_is_up() && !self.refuses_writes();
+        database && self.broker() == BrokerState::Up && working
     }
 
     /// What `/readyz` tells.
@@ -103,9 +140,14 @@ impl Health {
             BrokerState::Blocked => "blocked",
             BrokerState::Down => "down",
         };
+        let database = match self.database_is_up() {
+            true if self.refuses_writes() => "refuses writes",
+            true => "up",
+            false => "down",
+        };
         json!({
             "ready": self.is_ready(),
-            "database": if self.database_is_up() { "up" } else { "down" },
+            "database": database,
             "broker": broker,
             "draining": self.0.draining.load(Ordering::Relaxed),
             "version": env!("CARGO_PKG_VERSION"),

@@ -1,10 +1,11 @@
 //! An HTTP/1.1 listener on bare hyper: bounded connections, a time-out for headers, and a drain.
 
+mod places;
+
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -15,10 +16,11 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+
+use places::Places;
 
 /// A whole answer.
 pub type Answer = Response<Full<Bytes>>;
@@ -26,7 +28,7 @@ pub type Answer = Response<Full<Bytes>>;
 /// The bounds of a listener.
 #[derive(Clone, Copy)]
 pub struct Limits {
-    /// Connections at a time; more wait in the kernel's backlog.
+    /// Connections at a time. One more takes the place of one that asks for nothing.
     pub max_connections: usize,
     /// How long the headers of a request may take, and how long a connection may idle between requests.
     pub header_timeout: Duration,
@@ -39,6 +41,20 @@ pub struct Limits {
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest header section, in bytes.
 const MAX_HEADER_BYTES: usize = 32 * 1024;
+
+/// Connections that the kernel completes while the listener is busy with others: a burst must not have to knock again.
+const BACKLOG: u32 = 4_096;
+
+/// Listens on an address.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves until `shutdown`, then drains.
 pub async fn serve<H, F, B>(
@@ -53,16 +69,24 @@ pub async fn serve<H, F, B>(
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let graceful = GracefulShutdown::new();
-    let slots = Arc::new(Semaphore::new(limits.max_connections));
+    let places = Places::new(limits.max_connections);
     loop {
-        let (stream, peer, slot) = tokio::select! {
-            next = next_connection(&listener, &slots) => next,
+        let accepted = async {
+            let (stream, peer) = next_connection(&listener).await;
+            (stream, peer, places.take().await)
+        };
+        let (stream, peer, place) = tokio::select! {
+            next = accepted => next,
             () = shutdown.cancelled() => break,
         };
-        let handle = handle.clone();
+        let (handle, requests) = (handle.clone(), place.requests());
         let service = service_fn(move |request| {
-            let answer = handle(peer, request);
-            async move { Ok::<_, Infallible>(answer.await) }
+            let (answer, request_under_way) = (handle(peer, request), requests.begin());
+            async move {
+                let answer = answer.await;
+                request_under_way.end();
+                Ok::<_, Infallible>(answer)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -71,10 +95,13 @@ pub async fn serve<H, F, B>(
             .serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                debug!(%error, "connection ended");
+            tokio::select! {
+                biased;
+                ended = connection => if let Err(error) = ended {
+                    debug!(%error, "connection ended");
+                },
+                () = place.given_up() => debug!("an idle connection made room"),
             }
-            drop(slot);
         });
     }
     drop(listener);
@@ -86,22 +113,14 @@ pub async fn serve<H, F, B>(
     }
 }
 
-async fn next_connection(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> (TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit) {
-    let slot = slots
-        .clone()
-        .acquire_owned()
-        .await
-        .unwrap_or_else(|_| unreachable!("the semaphore is never closed"));
+async fn next_connection(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 if let Err(error) = prepare(&stream) {
                     debug!(%error, "connection not prepared");
                 }
-                return (stream, peer, slot);
+                return (stream, peer);
             }
             // Out of file descriptors, or the peer left: a short pause keeps the loop from spinning.
             Err(error) => {

@@ -99,7 +99,7 @@ impl Background {
         self.token.clone()
     }
 
-    /// Runs a task until the token is cancelled.
+    /// Runs a task until the token is cancelled, or there is no more work for it in a drain.
     pub fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
     }

@@ -51,10 +51,7 @@ impl ServiceArgs {
         let log_format = check.value("LOG_FORMAT", &self.log_format, LogFormat::from_str);
         Some(ServiceSettings {
             database: database?,
-            broker: BrokerSettings {
-                uri: amqp_uri?,
-                prefix: prefix?,
-            },
+            broker: BrokerSettings::new(amqp_uri?, prefix?),
             log_format: log_format?,
         })
     }

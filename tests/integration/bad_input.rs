@@ -1,13 +1,17 @@
 //! Requests that no honest sender makes: over raw sockets, where an HTTP client would not let them pass.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use harness::raw::{endless, exchange, exchange_cut_off, request, smuggled, statuses, swollen};
 use harness::stripe::{event, event_id, payment_intent, post, signature};
 use harness::{RunningGateway, RunningWorker, TestBed, properties};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 async fn nothing_is_stored(bed: &TestBed) {
     assert_eq!(bed.count("SELECT count(*) FROM webhook_events").await, 0);
@@ -211,4 +215,35 @@ fn any_envelope_is_read_as_another_reader_reads_it() {
 fn the_fuzzer_finds_a_reader_that_is_wrong() {
     let wrong = |data: &[u8]| assert!(!data.ends_with(b"}}"), "two braces");
     fuzz(wrong, &[b"{}".to_vec()]).unwrap_err();
+}
+
+#[tokio::test]
+async fn connections_that_ask_for_nothing_make_room_for_those_that_do() {
+    let bed = TestBed::new().await;
+    let gateway = RunningGateway::start(&bed, &["--max-connections=20"]).await;
+    // Silent, or in the middle of their headers, for as long as this test lasts.
+    let mut idle = Vec::new();
+    for number in 0..100 {
+        let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+        if number % 2 == 0 {
+            let _ = stream
+                .write_all(b"POST /webhooks/stripe HTTP/1.1\r\nHos")
+                .await;
+        }
+        idle.push(stream);
+    }
+    let posts = (0..10).map(|_| async {
+        let body = event(&event_id(), "some.type", &json!({}));
+        post(gateway.address, body).await.status
+    });
+    let answers = tokio::time::timeout(Duration::from_secs(5), join_all(posts)).await;
+    assert_eq!(answers.unwrap(), [200; 10]);
+    // Most of them were sent away: the gateway keeps no more than it may.
+    let mut closed = 0;
+    for stream in &mut idle {
+        let mut byte = [0];
+        let read = tokio::time::timeout(Duration::from_millis(10), stream.read(&mut byte));
+        closed += usize::from(read.await.is_ok());
+    }
+    assert!(closed >= 80, "{closed} of 100 were closed");
 }

@@ -76,7 +76,7 @@ async fn an_accepted_event_is_published_at_once_and_its_outbox_row_cleared() {
     let message = eventually("the message is in the queue", async || broker.take().await).await;
     let delivery = &message.delivery;
     let body: Value = serde_json::from_slice(&delivery.data).unwrap();
-    assert_eq!(body, json!({ "event_id": id }));
+    assert_eq!(body, json!({ "id": id }));
     assert_eq!(delivery.routing_key.as_str(), "payment_intent.succeeded");
     let properties = &delivery.properties;
     assert_eq!(*properties.delivery_mode(), Some(2));

@@ -20,10 +20,8 @@ pub struct Broker {
 }
 
 fn settings(prefix: &str) -> BrokerSettings {
-    BrokerSettings {
-        uri: amqp_url().parse().expect("AMQP_URL is an AMQP URI"),
-        prefix: prefix.to_owned(),
-    }
+    let uri = amqp_url().parse().expect("AMQP_URL is an AMQP URI");
+    BrokerSettings::new(uri, prefix.to_owned())
 }
 
 impl Broker {

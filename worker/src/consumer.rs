@@ -272,8 +272,10 @@ impl ConsumerLoop {
                 Ok(Handled::Attempted | Handled::NotDue) => return Verdict::Ack,
                 Ok(Handled::UnknownEvent) => return Verdict::DeadLetter,
                 Ok(Handled::Busy) => {}
+                // No event is at fault, however long it lasts.
+                Err(error @ StoreError::Exhausted(_)) => debug!(%error, "holding a message"),
                 // Away, or a lock that took too long: the event waits, it did not fail.
-                Err(error @ (StoreError::Unavailable(_) | StoreError::Conflict(_))) => {
+                Err(error) if error.is_unavailable() || error.is_conflict() => {
                     debug!(%error, "holding a message");
                     strikes = if self.health.database_is_up() {
                         strikes + 1

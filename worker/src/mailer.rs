@@ -17,7 +17,7 @@ use crate::mail::{Outlet, render};
 use crate::metrics::Metrics;
 use crate::store::emails::{self, Email};
 
-const BATCH: i64 = 32;
+const BATCH: i64 = 8;
 const IDLE: Duration = Duration::from_millis(500);
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Below the minute for which a mail is claimed.

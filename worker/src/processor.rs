@@ -150,7 +150,7 @@ impl Processor {
                 Ok(Handled::Attempted)
             }
             // The database's doing, not the event's: no attempt is burnt.
-            Err(Failure::Store(error @ (StoreError::Unavailable(_) | StoreError::Conflict(_)))) => {
+            Err(Failure::Store(error)) if error.is_unavailable() || error.is_conflict() => {
                 Err(error)
             }
             Err(failure) => {
@@ -192,10 +192,10 @@ impl Processor {
     /// A database that does not even end the transaction was what the handler waited for.
     async fn roll_back(&self, tx: Transaction<'_>) -> Result<(), StoreError> {
         if !self.health.database_is_up() {
-            return Err(StoreError::timed_out());
+            return Err(StoreError::TimedOut);
         }
         let ended = tokio::time::timeout(ROLLBACK_TIMEOUT, tx.rollback()).await;
-        Ok(ended.map_err(|_| StoreError::timed_out())??)
+        Ok(ended.map_err(|_| StoreError::TimedOut)??)
     }
 
     async fn finish(

@@ -182,7 +182,10 @@ fn would_repeat(error: &StoreError) -> bool {
     match error {
         StoreError::Query(error) => error.code() != Some(&SqlState::QUERY_CANCELED),
         StoreError::Rejected(_) => true,
-        StoreError::Unavailable(_) | StoreError::Conflict(_) => false,
+        StoreError::Unavailable(_)
+        | StoreError::TimedOut
+        | StoreError::Exhausted(_)
+        | StoreError::Conflict(_) => false,
     }
 }
 

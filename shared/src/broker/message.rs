@@ -29,7 +29,7 @@ pub struct MessageError(String);
 
 #[derive(Serialize, Deserialize)]
 struct Body<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, rename = "id", alias = "event_id")]
     event_id: std::borrow::Cow<'a, str>,
 }
 
@@ -120,8 +120,8 @@ mod tests {
             b"{}",
             b"nonsense",
             b"[]",
-            br#"{"event_id":7}"#,
-            br#"{"event_id":""}"#,
+            br#"{"id":7}"#,
+            br#"{"id":""}"#,
             b"\xff",
             &long,
         ] {

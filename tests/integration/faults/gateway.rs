@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use harness::binaries::Process;
-use harness::stripe::{client, event_id, get, post};
+use harness::stripe::{client, event, event_id, get, post};
 use harness::{Proxy, RunningGateway, TestBed, eventually};
+use serde_json::json;
 
 use super::{body_of, until_readyz};
 
@@ -159,4 +160,116 @@ async fn what_any_event_would_meet_refuses_a_batch_without_a_try_for_each() {
             .unwrap();
     }
     assert_eq!(bed.count("SELECT count(*) FROM webhook_events").await, 0);
+}
+
+#[tokio::test]
+async fn once_the_database_is_known_to_be_lost_nobody_waits_for_it() {
+    let bed = TestBed::new().await;
+    let (proxy, through) = Proxy::before(&bed.gateway_url()).await;
+    let gateway = RunningGateway::start(&bed, &[&format!("--database-url={through}")]).await;
+    gateway.until_ready().await;
+    proxy.freeze();
+    // The first ones wait for as long as a statement may take: they find it out.
+    let body = || body_of(&event_id());
+    assert_eq!(post(gateway.address, body()).await.status, 503);
+    until_readyz(gateway.admin_address, 503, Duration::from_secs(5)).await;
+    let started = Instant::now();
+    let posts = (0..20).map(|_| async { post(gateway.address, body()).await.status });
+    let answers = futures_util::future::join_all(posts).await;
+    assert_eq!(answers, [503; 20]);
+    // As long as a single statement may take would be two seconds.
+    let took = started.elapsed();
+    assert!(took < Duration::from_millis(1_500), "{took:?}");
+    proxy.open();
+    eventually("events are accepted again", async || {
+        (post(gateway.address, body()).await.status == 200).then_some(())
+    })
+    .await;
+    until_readyz(gateway.admin_address, 200, Duration::from_secs(10)).await;
+}
+
+#[tokio::test]
+async fn a_database_that_answers_but_takes_no_writes_is_told_by_readyz() {
+    let bed = TestBed::new().await;
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'disk full' USING ERRCODE = '53100'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON webhook_events EXECUTE FUNCTION refuse()";
+    let gateway = RunningGateway::start(&bed, &[]).await;
+    gateway.until_ready().await;
+    bed.db.batch_execute(refuse).await.unwrap();
+    assert_eq!(
+        post(gateway.address, body_of(&event_id())).await.status,
+        503
+    );
+    until_readyz(gateway.admin_address, 503, Duration::from_secs(1)).await;
+    bed.db
+        .batch_execute("DROP TRIGGER refuse ON webhook_events")
+        .await
+        .unwrap();
+    // Also where nobody sends it anything because it is not ready.
+    until_readyz(gateway.admin_address, 200, Duration::from_secs(10)).await;
+    assert_eq!(
+        post(gateway.address, body_of(&event_id())).await.status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn a_duplicate_whose_row_is_held_keeps_no_new_event_waiting_for_nothing() {
+    let bed = TestBed::new().await;
+    let gateway = RunningGateway::start(&bed, &["--db-connections=1", "--db-timeout=5s"]).await;
+    let held = event_id();
+    assert_eq!(post(gateway.address, body_of(&held)).await.status, 200);
+    // As a worker does that was frozen before its commit.
+    let hold = format!("BEGIN; UPDATE webhook_events SET rescues = rescues WHERE id = '{held}'");
+    bed.db.batch_execute(&hold).await.unwrap();
+    let ids = (0..20).map(|_| event_id()).chain([held.clone()]);
+    let posts = ids.map(|id| async move { post(gateway.address, body_of(&id)).await.status });
+    let mut statuses = futures_util::future::join_all(posts).await;
+    assert_eq!(statuses.pop(), Some(503));
+    assert_eq!(statuses, [200; 20]);
+    bed.db.batch_execute("COMMIT").await.unwrap();
+    let again = post(gateway.address, body_of(&held)).await;
+    assert_eq!(
+        (again.status, &again.body["duplicate"]),
+        (200, &true.into())
+    );
+}
+
+#[tokio::test]
+async fn large_events_at_once_are_all_accepted() {
+    let bed = TestBed::new().await;
+    let gateway = RunningGateway::start(&bed, &[]).await;
+    let large = "x".repeat(1_000_000);
+    let posts = (0..120).map(|_| {
+        let body = event(&event_id(), "some.type", &json!({ "text": large }));
+        async { post(gateway.address, body).await.status }
+    });
+    let answers = futures_util::future::join_all(posts).await;
+    assert_eq!(answers, [200; 120]);
+    let whole = "SELECT count(*) FROM event_payloads WHERE length(body) > 1000000";
+    assert_eq!(bed.count(whole).await, 120);
+}
+
+#[tokio::test]
+async fn a_second_database_host_is_found_although_the_first_one_hangs() {
+    let bed = TestBed::new().await;
+    let good = bed.gateway_url();
+    let (proxy, hung) = Proxy::before(&good).await;
+    proxy.freeze();
+    let both = good.replacen(
+        &host_of(&good),
+        &format!("{},{}", host_of(&hung), host_of(&good)),
+        1,
+    );
+    let gateway = RunningGateway::start(&bed, &[&format!("--database-url={both}")]).await;
+    eventually("events are accepted", async || {
+        (post(gateway.address, body_of(&event_id())).await.status == 200).then_some(())
+    })
+    .await;
+}
+
+fn host_of(url: &str) -> String {
+    let authority = url.split("://").nth(1).unwrap().split('/').next().unwrap();
+    authority.rsplit('@').next().unwrap().to_owned()
 }

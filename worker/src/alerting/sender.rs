@@ -118,7 +118,7 @@ impl Sender {
             }
             tokio::time::sleep(backoff.next_delay()).await;
         }
-        Err(StoreError::timed_out())
+        Err(StoreError::TimedOut)
     }
 
     async fn note_failed(

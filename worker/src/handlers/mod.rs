@@ -167,7 +167,9 @@ impl Failure {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Transient { kind, .. } | Self::Permanent { kind, .. } => kind,
-            Self::Store(StoreError::Unavailable(_)) => "database_unavailable",
+            Self::Store(
+                StoreError::Unavailable(_) | StoreError::TimedOut | StoreError::Exhausted(_),
+            ) => "database_unavailable",
             Self::Store(StoreError::Conflict(_)) => "database_conflict",
             Self::Store(StoreError::Query(_)) => "database",
             Self::Store(StoreError::Rejected(_)) => "unexpected_row",

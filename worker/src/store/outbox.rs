@@ -45,9 +45,15 @@ pub async fn claim(client: &impl GenericClient, most: i64) -> Result<Vec<OutboxR
 /// Clears published rows; from now on the rescue counts.
 pub async fn clear(client: &impl GenericClient, ids: &[i64]) -> Result<(), StoreError> {
     const CLEAR: &str = "
-        WITH cleared AS (DELETE FROM outbox WHERE id = ANY($1) RETURNING event_id)
-        UPDATE webhook_events SET rescue_from = now()
-        FROM cleared WHERE id = event_id AND state IN ('received', 'retrying') AND rescue_from < now()";
+        WITH cleared AS (
+            DELETE FROM outbox WHERE id = ANY($1) RETURNING event_id
+        ), waiting AS (
+            -- In the order in which gateways lock them.
+            SELECT id FROM webhook_events WHERE id IN (SELECT event_id FROM cleared)
+                AND state IN ('received', 'retrying') AND rescue_from < now()
+            ORDER BY id FOR NO KEY UPDATE
+        )
+        UPDATE webhook_events event SET rescue_from = now() FROM waiting WHERE event.id = waiting.id";
     execute(client, CLEAR, &[&ids]).await?;
     Ok(())
 }

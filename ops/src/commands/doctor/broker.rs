@@ -20,10 +20,7 @@ pub async fn check_broker(args: &Args) -> Vec<Finding> {
     let Ok(uri) = uri.parse() else {
         return vec![failed("broker", "AMQP_URL is not an AMQP URI", mend)];
     };
-    let settings = BrokerSettings {
-        uri,
-        prefix: args.amqp_prefix.clone(),
-    };
+    let settings = BrokerSettings::new(uri, args.amqp_prefix.clone());
     let connection = match settings.connect("tollgate-doctor").await {
         Ok(connection) => connection,
         Err(error) => return vec![failed("broker", error.to_string(), mend)],
