@@ -1,6 +1,7 @@
 //! The benchmark: the real gateway and worker under the project's own load, as one table. Servers come from the
 //! environment, as `deploy/bench` sets them. It fails where anything was lost or doubled, never because of a figure.
 
+mod floors;
 mod growth;
 mod ingest;
 mod load;
@@ -44,6 +45,9 @@ struct Args {
     /// Repeats that the medians are of [default: 3, or 1 with --quick]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=99))]
     repeats: Option<u32>,
+    /// Be the server that the gateway is held against
+    #[arg(long, hide = true)]
+    serve_floor: bool,
     /// Write the figures as JSON into this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -86,10 +90,15 @@ impl Plan {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let args = Args::parse();
+    if args.serve_floor {
+        return floors::serve().await;
+    }
     let plan = Plan::new(&args);
     let mut rows = Vec::new();
     if args.all || !(args.growth || args.workers || args.replay) {
-        rows.extend(ingest::run(&plan).await?);
+        let (floors, ingest) = (floors::run(&plan).await?, ingest::run(&plan).await?);
+        let ratios = floors::ratios(&ingest, &floors);
+        rows.extend(floors.into_iter().chain(ingest).chain(ratios));
         rows.extend(worker::run(&plan).await?);
     }
     if args.all || args.growth {

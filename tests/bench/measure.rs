@@ -43,8 +43,13 @@ impl Watch {
 
     /// Watches a service too: from its birth, where the time before was taken without it.
     pub fn with(self, service: &Process) -> Self {
+        self.with_process(service.id())
+    }
+
+    /// The same for any process.
+    pub fn with_process(self, pid: u32) -> Self {
         Self {
-            service: Some(service.id()),
+            service: Some(pid),
             ..self
         }
     }

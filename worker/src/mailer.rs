@@ -19,6 +19,8 @@ use crate::store::emails::{self, Email};
 
 const BATCH: i64 = 8;
 const IDLE: Duration = Duration::from_millis(500);
+/// How long a mail that was sent waits for others to be noted with: a crash meanwhile sends it again.
+const GATHER: Duration = Duration::from_millis(5);
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Below the minute for which a mail is claimed.
 const SEND_TIMEOUT: Duration = Duration::from_secs(15);
@@ -85,12 +87,18 @@ impl Mailer {
         Ok(due.len())
     }
 
-    /// Notes what was sent while the others are still being sent: what comes meanwhile shares a commit.
+    /// Notes what was sent while the others are still being sent: what comes meanwhile, and a moment later, shares a
+    /// commit.
     async fn note_all(&self, mut sent: mpsc::Receiver<i64>) -> Result<(), StoreError> {
-        let mut ids = Vec::new();
-        while sent.recv_many(&mut ids, BATCH as usize).await > 0 {
+        while let Some(first) = sent.recv().await {
+            let mut ids = vec![first];
+            let others = async {
+                while let Some(id) = sent.recv().await {
+                    ids.push(id);
+                }
+            };
+            let _ = tokio::time::timeout(GATHER, others).await;
             self.note_sent(&ids).await?;
-            ids.clear();
         }
         Ok(())
     }

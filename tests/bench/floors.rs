@@ -1,0 +1,253 @@
+//! What the gateway cannot be better than: HTTP with nothing but the signature, and the database with nothing but
+//! inserts. Each has the machine to itself.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use harness::TestBed;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use shared::signature::{SigningKey, verify};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+
+use crate::Plan;
+use crate::load::{self, Requests, Shape, template};
+use crate::measure::Watch;
+use crate::report::{Figures, Row};
+
+/// Rows in one transaction, as the gateway has them at the most.
+const ROWS: usize = 64;
+/// Connections that insert batches.
+const BATCH_CONNECTIONS: usize = 4;
+/// Requests made ready for each second of the bare server.
+const REQUESTS_PER_SECOND: usize = 100_000;
+const WARM_UP: Duration = Duration::from_millis(500);
+
+/// The floors, in the order of [`ratios`]; fewer where there is no pgbench.
+pub async fn run(plan: &Plan) -> Result<Vec<Row>> {
+    let (mut http, mut single, mut batched) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..plan.repeats {
+        http.push(bare_http(plan).await?);
+        single.extend(inserts(plan, ONE_ROW, 1, 1).await?);
+        batched.extend(inserts(plan, BATCH, BATCH_CONNECTIONS, ROWS).await?);
+    }
+    let mut rows = vec![plan.row(HTTP, &http)];
+    if !single.is_empty() {
+        rows.push(plan.row(SINGLE, &single));
+        rows.push(plan.row(BATCHED, &batched));
+    }
+    Ok(rows)
+}
+
+const HTTP: &str = "floor: bare hyper and HMAC, 64 connections";
+const SINGLE: &str = "floor: a row a commit, 1 connection";
+const BATCHED: &str = "floor: 64 rows a commit, 4 connections";
+
+/// The gateway's rows held against the floors.
+pub fn ratios(ingest: &[Row], floors: &[Row]) -> Vec<Row> {
+    let ratio = |name: &str, (one, of): (&str, &str), figure: fn(&Figures) -> Option<f64>| {
+        let find = |rows: &[Row], wanted: &str| {
+            let row = rows.iter().find(|row| row.name == wanted);
+            row.and_then(|row| figure(&row.figures))
+        };
+        let ratio = find(ingest, one)? / find(floors, of)?;
+        let figures = Figures {
+            ratio: Some(ratio),
+            ..Figures::default()
+        };
+        Some(Row {
+            name: name.to_owned(),
+            figures,
+        })
+    };
+    let (one, many, most) = (
+        "ingest, 1 connection",
+        "ingest, 64 connections",
+        "ingest, 256 connections",
+    );
+    [
+        ratio(
+            "gateway CPU at 64 ÷ bare hyper and HMAC",
+            (many, HTTP),
+            |figures| figures.service_cpu_us,
+        ),
+        ratio(
+            "PostgreSQL CPU at 64 ÷ batched inserts",
+            (many, BATCHED),
+            |figures| figures.postgres_cpu_us,
+        ),
+        ratio(
+            "events/s at 256 ÷ batched inserts",
+            (most, BATCHED),
+            |figures| figures.per_second,
+        ),
+        ratio("p50 at 1 ÷ a single insert", (one, SINGLE), |figures| {
+            figures.p50_ms
+        }),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+async fn bare_http(plan: &Plan) -> Result<Figures> {
+    let bed = TestBed::new().await;
+    let mut server = Command::new(std::env::current_exe()?)
+        .arg("--serve-floor")
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let address = address_of(&mut server).await?.parse()?;
+    let pid = server.id().context("the server has ended")?;
+    let closed = Shape::closed(64);
+    let count = |length: Duration| (REQUESTS_PER_SECOND as f64 * length.as_secs_f64()) as usize;
+    let warm_up = Requests::signed(address, 0..count(WARM_UP));
+    load::drive(address, warm_up, closed, WARM_UP).await?;
+    let length = plan.length().min(Duration::from_secs(3));
+    let requests = Requests::signed(address, 0..count(length));
+    let watch = Watch::servers(&bed).await.with_process(pid);
+    let before = watch.cpu_time();
+    let load = load::drive(address, requests, closed, length).await?;
+    ensure!(load.refused == 0, "{} requests were refused", load.refused);
+    let cost = watch.cost_since(&before, load.accepted.len());
+    let latencies = load.accepted.iter();
+    let latencies = latencies.map(|accepted| accepted.latency.as_secs_f64() * 1_000.0);
+    let figures = Figures {
+        per_second: Some(load.per_second()),
+        service_cpu_us: cost.service_cpu_us,
+        peak_mib: cost.peak_mib,
+        ..Figures::default()
+    };
+    Ok(figures.with_latencies(latencies.collect()))
+}
+
+async fn address_of(server: &mut Child) -> Result<String> {
+    let stdout = server.stdout.take().context("the server's output")?;
+    let line = BufReader::new(stdout).lines().next_line().await?;
+    line.context("the server did not say where it listens")
+}
+
+/// Serves whatever is signed, and tells where on stdout.
+pub async fn serve() -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    println!("{}", listener.local_addr()?);
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let answering = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service_fn(answer));
+        tokio::spawn(answering);
+    }
+}
+
+thread_local! {
+    static KEYS: [SigningKey; 1] = [SigningKey::new(harness::stripe::SECRET)];
+}
+
+async fn answer(request: Request<Incoming>) -> hyper::Result<Response<Full<Bytes>>> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    let header = head.headers.get("stripe-signature");
+    let header = header.and_then(|header| header.to_str().ok()).unwrap_or("");
+    let now = Timestamp::now().as_second();
+    let verified = KEYS.with(|keys| verify(header, &body, keys, now, 300));
+    let mut answer = Response::new(Full::from(r#"{"received":true}"#));
+    if verified.is_err() {
+        *answer.status_mut() = StatusCode::BAD_REQUEST;
+    }
+    Ok(answer)
+}
+
+const TABLE: &str = "
+    CREATE TABLE floor (
+        event_id text PRIMARY KEY, event_type text NOT NULL, livemode boolean NOT NULL, payload bytea NOT NULL,
+        received_at timestamptz NOT NULL DEFAULT now());
+    ALTER TABLE floor ALTER payload SET COMPRESSION lz4";
+
+const ONE_ROW: &str = "
+\\set n random(1, 9000000000000000000)
+INSERT INTO floor (event_id, event_type, livemode, payload)
+VALUES ('evt_' || (:n)::bigint, 'payment_intent.succeeded', false, (:payload)::bytea) ON CONFLICT (event_id) DO NOTHING;
+";
+
+/// As many bodies as one argument of a command may hold, given four times.
+const BATCH: &str = "
+\\set n random(1, 9000000000000000000)
+INSERT INTO floor (event_id, event_type, livemode, payload)
+SELECT 'evt_' || (:n)::bigint || '_' || ordinality, 'payment_intent.succeeded', false, payload
+FROM unnest((:part)::bytea[] || (:part)::bytea[] || (:part)::bytea[] || (:part)::bytea[])
+    WITH ORDINALITY AS batch (payload)
+ON CONFLICT (event_id) DO NOTHING;
+";
+
+/// None where there is no pgbench.
+async fn inserts(
+    plan: &Plan,
+    script: &str,
+    connections: usize,
+    rows: usize,
+) -> Result<Option<Figures>> {
+    let bed = TestBed::new().await;
+    bed.db.batch_execute(TABLE).await?;
+    bed.db.batch_execute("CHECKPOINT").await?;
+    let file = bed.path("floor.sql");
+    std::fs::write(&file, script)?;
+    let log = bed.path("floor");
+    let payload = template();
+    let quoted = format!("\"{}\"", payload.replace('\\', "\\\\").replace('"', "\\\""));
+    let part = format!("{{{}}}", vec![quoted; ROWS / 4].join(","));
+    let watch = Watch::servers(&bed).await;
+    let before = watch.cpu_time();
+    let done = Command::new("pgbench")
+        .args(["-n", "-M", "prepared", "-l", "-j", "1"])
+        .arg(format!("--log-prefix={}", log.display()))
+        .args(["-c", &connections.to_string()])
+        .args(["-T", &plan.seconds.to_string()])
+        .args(["-D", &format!("payload={payload}")])
+        .args(["-D", &format!("part={part}"), "-f"])
+        .arg(&file)
+        .arg(bed.owner_url())
+        .output()
+        .await;
+    let done = match done {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        done => done?,
+    };
+    let complaint = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "pgbench: {complaint}");
+    let latencies = latencies(log.parent().context("a directory")?)?;
+    let stored = latencies.len() * rows;
+    let cost = watch.cost_since(&before, stored);
+    let figures = Figures {
+        per_second: Some(stored as f64 / f64::from(plan.seconds)),
+        postgres_cpu_us: cost.postgres_cpu_us,
+        ..Figures::default()
+    };
+    Ok(Some(figures.with_latencies(latencies)))
+}
+
+/// Milliseconds of each transaction, out of the logs that pgbench leaves.
+fn latencies(directory: &Path) -> Result<Vec<f64>> {
+    let mut latencies = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        if !name.is_some_and(|name| name.starts_with("floor.") && name != "floor.sql") {
+            continue;
+        }
+        for line in std::fs::read_to_string(&path)?.lines() {
+            let micros = line.split(' ').nth(2).context("a line of pgbench's log")?;
+            latencies.push(micros.parse::<f64>()? / 1_000.0);
+        }
+    }
+    Ok(latencies)
+}
