@@ -224,6 +224,8 @@ async fn inserts(
     };
     let complaint = String::from_utf8_lossy(&done.stderr);
     ensure!(done.status.success(), "pgbench: {complaint}");
+    // The sessions' time counts once they have ended.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     let latencies = latencies(log.parent().context("a directory")?)?;
     let stored = latencies.len() * rows;
     let cost = watch.cost_since(&before, stored);

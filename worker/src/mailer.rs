@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use futures_util::future::join_all;
+use lettre::Message;
 use lettre::message::Mailbox;
 use shared::backoff::Backoff;
 use shared::database::{StoreError, with_client};
 use shared::lifecycle::sleep_unless;
+use shared::orders::{Notice, NoticeKind};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -109,9 +111,9 @@ impl Mailer {
                 .give_up(email, "this version cannot read the mail's row")
                 .await;
         };
-        let (name, mail) = match render(&self.from, &email.recipient, kind, &email.key, notice) {
+        let (name, mail) = match self.make(email, kind, notice.clone()).await {
             Ok(made) => made,
-            Err(error) => return self.give_up(email, &error.to_string()).await,
+            Err(problem) => return self.give_up(email, &problem).await,
         };
         match tokio::time::timeout(SEND_TIMEOUT, self.outlet.send(&name, mail)).await {
             Ok(Ok(())) => {
@@ -130,6 +132,24 @@ impl Mailer {
             Ok(Err(error)) => self.retry(email, &error.to_string()).await,
             Err(_) => self.retry(email, "mail server: no answer in time").await,
         }
+    }
+
+    /// Beside the events, which would have to wait while QR codes are drawn.
+    async fn make(
+        &self,
+        email: &Email,
+        kind: NoticeKind,
+        notice: Notice,
+    ) -> Result<(String, Message), String> {
+        let (from, recipient, key) = (
+            self.from.clone(),
+            email.recipient.clone(),
+            email.key.clone(),
+        );
+        let make = move || render(&from, &recipient, kind, &key, &notice);
+        let made = tokio::task::spawn_blocking(make).await;
+        made.map_err(|panic| panic.to_string())?
+            .map_err(|error| error.to_string())
     }
 
     /// Tries for as long as the claim lasts: once it is over, the mail would go out again.
