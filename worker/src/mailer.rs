@@ -1,6 +1,7 @@
 //! Sends queued mails. At least once: a worker that dies between the mail server's yes and the row's update sends the
 //! mail again, with the same Message-ID.
 
+use std::panic::catch_unwind;
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
@@ -10,7 +11,7 @@ use lettre::message::Mailbox;
 use shared::backoff::Backoff;
 use shared::database::{StoreError, with_client};
 use shared::lifecycle::sleep_unless;
-use shared::orders::{Notice, NoticeKind};
+use shared::orders::NoticeKind;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -78,15 +79,18 @@ impl Mailer {
         if !due.is_empty() {
             shared::failpoint!("mailer.after_claim");
         }
-        let (sent, to_note) = mpsc::channel(due.len().max(1));
+        let count = due.len();
+        let mails = self.make_all(due).await.into_iter();
+        let (sent, to_note) = mpsc::channel(count.max(1));
         let deliver = async {
-            let results = join_all(due.iter().map(|email| self.deliver(email, &sent))).await;
+            let deliveries = mails.map(|(email, made)| self.deliver(email, made, &sent));
+            let results = join_all(deliveries).await;
             drop(sent);
             results.into_iter().collect::<Result<(), _>>()
         };
         let (delivered, noted) = tokio::join!(deliver, self.note_all(to_note));
         delivered.and(noted)?;
-        Ok(due.len())
+        Ok(count)
     }
 
     /// Notes what was sent while the others are still being sent: what comes meanwhile, and a moment later, shares a
@@ -105,15 +109,28 @@ impl Mailer {
         Ok(())
     }
 
-    async fn deliver(&self, email: &Email, sent: &mpsc::Sender<i64>) -> Result<(), StoreError> {
-        let (Some(kind), Ok(notice)) = (email.kind, &email.notice) else {
-            return self
-                .give_up(email, "this version cannot read the mail's row")
-                .await;
-        };
-        let (name, mail) = match self.make(email, kind, notice.clone()).await {
+    /// Makes the mails beside the events, which would have to wait while QR codes are drawn.
+    async fn make_all(&self, due: Vec<Email>) -> Vec<(Email, Result<Made, String>)> {
+        if due.is_empty() {
+            return Vec::new();
+        }
+        let from = self.from.clone();
+        let make_all = move || due.into_iter().map(|email| make(&from, email)).collect();
+        // It does not panic. If it did, the mails would be due again after their claim.
+        tokio::task::spawn_blocking(make_all)
+            .await
+            .unwrap_or_default()
+    }
+
+    async fn deliver(
+        &self,
+        email: Email,
+        made: Result<Made, String>,
+        sent: &mpsc::Sender<i64>,
+    ) -> Result<(), StoreError> {
+        let Made { kind, name, mail } = match made {
             Ok(made) => made,
-            Err(problem) => return self.give_up(email, &problem).await,
+            Err(problem) => return self.give_up(&email, &problem).await,
         };
         match tokio::time::timeout(SEND_TIMEOUT, self.outlet.send(&name, mail)).await {
             Ok(Ok(())) => {
@@ -129,27 +146,9 @@ impl Mailer {
                 let _ = sent.send(email.id).await;
                 Ok(())
             }
-            Ok(Err(error)) => self.retry(email, &error.to_string()).await,
-            Err(_) => self.retry(email, "mail server: no answer in time").await,
+            Ok(Err(error)) => self.retry(&email, &error.to_string()).await,
+            Err(_) => self.retry(&email, "mail server: no answer in time").await,
         }
-    }
-
-    /// Beside the events, which would have to wait while QR codes are drawn.
-    async fn make(
-        &self,
-        email: &Email,
-        kind: NoticeKind,
-        notice: Notice,
-    ) -> Result<(String, Message), String> {
-        let (from, recipient, key) = (
-            self.from.clone(),
-            email.recipient.clone(),
-            email.key.clone(),
-        );
-        let make = move || render(&from, &recipient, kind, &key, &notice);
-        let made = tokio::task::spawn_blocking(make).await;
-        made.map_err(|panic| panic.to_string())?
-            .map_err(|error| error.to_string())
     }
 
     /// Tries for as long as the claim lasts: once it is over, the mail would go out again.
@@ -208,6 +207,28 @@ impl Mailer {
     ) -> Result<(), StoreError> {
         with_client(&self.pool, DATABASE_TIMEOUT, statement).await
     }
+}
+
+/// A mail that is ready to be sent.
+struct Made {
+    kind: NoticeKind,
+    name: String,
+    mail: Message,
+}
+
+fn make(from: &Mailbox, email: Email) -> (Email, Result<Made, String>) {
+    let (Some(kind), Ok(notice)) = (email.kind, &email.notice) else {
+        let problem = "this version cannot read the mail's row".to_owned();
+        return (email, Err(problem));
+    };
+    // One mail that cannot be made must not keep the others of its batch back.
+    let rendered = catch_unwind(|| render(from, &email.recipient, kind, &email.key, notice));
+    let made = match rendered {
+        Ok(Ok((name, mail))) => Ok(Made { kind, name, mail }),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the mail could not be made".to_owned()),
+    };
+    (email, made)
 }
 
 fn storable(text: &str) -> String {
