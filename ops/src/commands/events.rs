@@ -6,10 +6,11 @@ use super::Accountable;
 use super::filter_args::FilterArgs;
 use crate::filter::Filter;
 use crate::output::{Output, exact, print_bytes, safe, table, time, time_or_dash};
-use crate::page::{Cursor, next_page};
+use crate::page::Cursor;
 use crate::redact::redact;
 use crate::store::console::audit;
 use crate::store::events::{self, Attempt, Event};
+use crate::store::search;
 use crate::timeline::{Moment, timeline};
 use crate::{Database, OpsError};
 
@@ -71,9 +72,8 @@ pub async fn run(database: &Database, command: Command, output: Output) -> Resul
         } => {
             let filter = with_state(filter.read()?, state)?;
             let client = database.connect().await?;
-            let found = events::list(&client, &filter, cursor.as_ref(), limit).await?;
-            let next = next_page(&found, limit, |event| (event.received_at, event.id.clone()));
-            output.print_list("events", &found, next, list)
+            let found = search::list(&client, &filter, cursor.as_ref(), limit).await?;
+            output.print_list("events", &found.events, found.next, list)
         }
         Command::Show { id, raw: true, .. } => show_raw(database, &id).await,
         Command::Show {

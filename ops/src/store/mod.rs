@@ -9,3 +9,4 @@ pub mod events;
 pub mod reconciliations;
 pub mod rejections;
 pub mod replays;
+pub mod search;
