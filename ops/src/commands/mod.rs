@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub mod alerts;
 pub mod completions;
 pub mod dead_letters;
 pub mod doctor;

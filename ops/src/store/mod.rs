@@ -1,5 +1,6 @@
 //! SQL of the commands.
 
+pub mod alerts;
 pub mod audit;
 pub mod catalogue;
 pub mod conditions;
