@@ -12,6 +12,7 @@ mod output;
 pub mod page;
 mod redact;
 mod retry;
+mod reveal;
 pub mod store;
 mod timeline;
 
