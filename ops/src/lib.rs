@@ -15,6 +15,7 @@ mod retry;
 mod reveal;
 pub mod store;
 mod timeline;
+mod triage;
 
 use clap::{Parser, Subcommand};
 use deadpool_postgres::{Object, Pool};
