@@ -46,6 +46,11 @@
     }
   });
 
+  // What asks again and again does not while nobody looks.
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    if (document.hidden) event.preventDefault();
+  });
+
   // The stream is closed while nobody looks, and on demand.
   const live = one("#live");
   if (live && window.htmx) {

@@ -13,8 +13,12 @@ pub const MOST: i64 = 10_000;
 /// Ids named in one audit entry.
 const MOST_IN_AUDIT: usize = 1_000;
 
-/// More than [`MOST`] need `force`.
-pub fn check_cap(count: i64, force: bool) -> Result<(), OpsError> {
+/// More than [`MOST`] need `force`; more than `max` are never taken.
+pub fn check_cap(count: i64, max: Option<i64>, force: bool) -> Result<(), OpsError> {
+    if let Some(max) = max.filter(|max| count > *max) {
+        let text = format!("{count} dead letters are more than --max {max}");
+        return Err(OpsError::Refused(text));
+    }
     if count > MOST && !force {
         let text = format!("{count} dead letters are more than {MOST}: say --force");
         return Err(OpsError::Refused(text));

@@ -1,5 +1,5 @@
 //! Operates Tollgate from the command line: migrate, seed, check, trigger, inspect, replay, reconcile. Data goes to stdout,
-//! everything else to stderr; it never prompts.
+//! everything else to stderr; it asks at a terminal only, and only before many dead letters are touched.
 
 pub mod commands;
 pub mod console;
@@ -12,8 +12,10 @@ mod output;
 pub mod page;
 mod redact;
 mod retry;
+mod reveal;
 pub mod store;
 mod timeline;
+mod triage;
 
 use clap::{Parser, Subcommand};
 use deadpool_postgres::{Object, Pool};
@@ -74,6 +76,9 @@ enum Command {
     /// Look at dead letters, replay or discard them
     #[command(subcommand)]
     DeadLetters(commands::dead_letters::Command),
+    /// Look at alerts that fire
+    #[command(subcommand)]
+    Alerts(commands::alerts::Command),
     /// Look at webhooks that gateways refused
     #[command(subcommand)]
     Rejections(commands::rejections::Command),
@@ -125,6 +130,7 @@ async fn run(cli: Cli) -> Result<(), OpsError> {
         Command::DeadLetters(command) => {
             commands::dead_letters::run(&database, command, output).await
         }
+        Command::Alerts(command) => commands::alerts::run(&database, command, output).await,
         Command::Rejections(command) => commands::rejections::run(&database, command, output).await,
         Command::Console(_) => unreachable!("it is started before"),
     }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::OpsError;
+use crate::commands::wants_no_colours;
 
 /// The version of the JSON that `--json` prints; it changes when a field goes or changes its meaning.
 const SCHEMA: u32 = 1;
@@ -113,9 +114,13 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [Stri
     if rows.is_empty() {
         return "nothing found".to_owned();
     }
+    let plain = wants_no_colours();
     for row in rows {
         let cells = header.iter().zip(row);
-        table.add_row(cells.map(|(column, word)| painted(column, &word)));
+        table.add_row(cells.map(|(column, word)| match plain {
+            true => Cell::new(word),
+            false => painted(column, &word),
+        }));
     }
     table.to_string()
 }

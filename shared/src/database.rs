@@ -101,7 +101,8 @@ fn session_settings(settings: &PoolSettings) -> String {
     let plans = match settings.generic_plans {
         // Made while a table is still empty, a plan would scan it for as long as it is kept.
         true => "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off",
-        false => "SET plan_cache_mode = auto",
+        // What is asked for decides which index fits.
+        false => "SET plan_cache_mode = force_custom_plan; SET jit = off",
     };
     format!(
         "SET statement_timeout = {}; SET lock_timeout = {LOCK_TIMEOUT_MS}; \

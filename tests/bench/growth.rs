@@ -1,4 +1,4 @@
-//! What becomes of ingest and of lists while stored events grow.
+//! What becomes of ingest, of lists and of the console's pages while stored events grow.
 
 use std::time::{Duration, Instant};
 
@@ -6,12 +6,13 @@ use anyhow::Result;
 use harness::TestBed;
 use harness::broker::Broker;
 use ops::filter::Filter;
-use ops::store::events;
+use ops::store::search;
 use shared::database::{self, Durability, PoolSettings};
 
 use crate::Plan;
 use crate::ingest;
 use crate::load::{NUMBER, Shape, template};
+use crate::pages;
 use crate::report::{Figures, Row};
 
 const LISTS: usize = 200;
@@ -21,9 +22,10 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(60);
 struct Size {
     ingest: Row,
     lists: [Row; 2],
+    page: Row,
 }
 
-/// Ingest at 64 connections and lists of 50 events, at each size; ratios are to the first.
+/// Ingest at 64 connections, lists of 50 events and the console's slowest page, at each size; ratios are to the first.
 pub async fn run(plan: &Plan) -> Result<Vec<Row>> {
     let sizes: &[i64] = if plan.quick {
         &[1_000, 100_000]
@@ -38,15 +40,22 @@ pub async fn run(plan: &Plan) -> Result<Vec<Row>> {
             ratio(&size.ingest, &first.ingest, |figures| figures.per_second),
             ratio(&size.lists[0], &first.lists[0], |figures| figures.p50_ms),
             ratio(&size.lists[1], &first.lists[1], |figures| figures.p50_ms),
+            ratio(&size.page, &first.page, |figures| figures.p50_ms),
         ];
         size.ingest.figures.ratio = ratios[0];
         size.lists[0].figures.ratio = ratios[1];
         size.lists[1].figures.ratio = ratios[2];
+        size.page.figures.ratio = ratios[3];
         measured.push(size);
     }
     Ok(measured
         .into_iter()
-        .flat_map(|size| [size.ingest].into_iter().chain(size.lists))
+        .flat_map(|size| {
+            [size.ingest]
+                .into_iter()
+                .chain(size.lists)
+                .chain([size.page])
+        })
         .collect())
 }
 
@@ -64,6 +73,8 @@ async fn measure(plan: &Plan, stored: i64) -> Result<Size> {
         dead.push(list(&bed, Some("dead")).await?);
         ingested.push(ingest::measure(plan, &bed, Shape::closed(64)).await?);
     }
+    clear(&bed).await?;
+    let page = pages::measure(&bed, stored).await?;
     let name = |what: &str| format!("{what}, {stored} stored");
     Ok(Size {
         ingest: plan.row(&name("ingest, 64 connections"), &ingested),
@@ -71,6 +82,7 @@ async fn measure(plan: &Plan, stored: i64) -> Result<Size> {
             plan.row(&name("events list"), &listed),
             plan.row(&name("events list --state dead"), &dead),
         ],
+        page,
     })
 }
 
@@ -126,7 +138,7 @@ async fn list(bed: &TestBed, state: Option<&str>) -> Result<Figures> {
     let mut latencies = Vec::with_capacity(LISTS);
     for _ in 0..LISTS {
         let started = Instant::now();
-        events::list(&client, &filter, None, 50).await?;
+        search::list(&client, &filter, None, 50).await?;
         latencies.push(started.elapsed().as_secs_f64() * 1_000.0);
     }
     Ok(Figures::default().with_latencies(latencies))

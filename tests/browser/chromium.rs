@@ -153,6 +153,23 @@ impl Browser {
             .collect()
     }
 
+    /// Has the page believe that its tab is hidden.
+    pub async fn hide_tab(&self) {
+        let script = "Object.defineProperty(document, 'hidden', { value: true });
+            document.dispatchEvent(new Event('visibilitychange'))";
+        self.client.execute(script, vec![]).await.unwrap();
+    }
+
+    /// How many requests the page's scripts send within three seconds.
+    pub async fn requests(&self) -> i64 {
+        let script = "const done = arguments[arguments.length - 1];
+            const sent = () => performance.getEntriesByType('resource').length;
+            const before = sent();
+            setTimeout(() => done(sent() - before), 3000)";
+        let sent = self.client.execute_async(script, vec![]).await.unwrap();
+        sent.as_i64().unwrap()
+    }
+
     /// Whether the page is wider than its screen.
     pub async fn is_wider_than_its_screen(&self) -> bool {
         let script =

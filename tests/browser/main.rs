@@ -132,6 +132,10 @@ async fn a_group_is_replayed_with_plan_reason_pause_and_resume() {
     browser.until("#state", "paused").await;
     let processed = "SELECT count(*) FROM webhook_events WHERE state = 'processed'";
     assert!(stage.bed.count(processed).await < i64::try_from(GROUP).unwrap());
+    assert!(browser.requests().await > 0, "it is looked at");
+    browser.hide_tab().await;
+    browser.requests().await;
+    assert_eq!(browser.requests().await, 0, "nobody looks");
     browser.fill("#reason", "go on").await;
     browser.click("button[formaction$=resume]").await;
     browser.until("#state", "finished").await;

@@ -75,6 +75,13 @@ const DONE: &str = "
         CASE WHEN row_number() OVER (ORDER BY received_at) <= 1230 THEN received_at + interval '80 milliseconds' END
     FROM webhook_events ORDER BY received_at LIMIT 1700;
     UPDATE replays SET cursor = 1240, processed = 1180, dead_again = 46, skipped = 4, in_flight = 10 WHERE id = (SELECT max(id) FROM replays);
+    INSERT INTO alert_states (rule, key, state, message, since) VALUES
+        ('repeated_failures', '0123456789abcdef', 'firing', '137 events of one group died within the last hour: order_not_found', now() - interval '7 minutes'),
+        ('backlog_age', '', 'firing', 'a new event waits for its first attempt for 94 s', now() - interval '40 seconds');
+    INSERT INTO rejections (id, at, cause, count, client)
+    SELECT 'rej_' || n, now() - make_interval(mins => 9 * n),
+        (ARRAY['signature_mismatch', 'signature_missing', 'signature_stale', 'payload_too_large'])[1 + n % 4], 1 + n % 13, '203.0.113.9'
+    FROM generate_series(1, 70) n;
     INSERT INTO audit_log (at, actor, action, reason, details)
     SELECT now() - make_interval(mins => 17 * n::integer), CASE n % 3 WHEN 0 THEN 'anna' WHEN 1 THEN 'olga@shop.example.com' ELSE 'ben' END,
         CASE n % 4 WHEN 0 THEN 'event.reveal' WHEN 1 THEN 'event.retry' WHEN 2 THEN 'group.change' ELSE 'dead_letters.discard' END,

@@ -166,6 +166,24 @@ fn each_alert_has_a_test_and_a_heading_in_the_runbook() {
     for name in alerts.union(&rules) {
         assert!(headings.contains(name), "the runbook has no heading {name}");
     }
+    for section in runbook.split("\n### ").skip(1) {
+        let (name, text) = section.split_once('\n').unwrap();
+        let name = name.trim_matches('`');
+        let text = text.split("\n## ").next().unwrap();
+        if alerts.contains(name) || rules.contains(name) {
+            let bold: Vec<&str> = text.split("**").skip(1).step_by(2).collect();
+            let bold = bold.join(" ").to_lowercase();
+            for part in ["means", "look", "do", "over"] {
+                let there = bold
+                    .split(|c: char| !c.is_alphabetic())
+                    .any(|word| word == part);
+                assert!(there, "{name} does not say `{part}`: {text}");
+            }
+            let command = ["`ops ", "\nops ", "`curl ", "\ncurl ", "\npsql "];
+            let told = command.iter().any(|command| text.contains(command));
+            assert!(told || text.contains("](#"), "{name} says not how to look");
+        }
+    }
     let readme = std::fs::read_to_string(deploy("../README.md")).unwrap();
     for rule in rules {
         assert!(readme.contains(&format!("| `{rule}` |")), "README: {rule}");

@@ -80,6 +80,34 @@ async fn the_worker_cannot_change_bodies_history_or_the_audit_log() {
 }
 
 #[tokio::test]
+async fn nobody_changes_the_audit_log_whatever_their_role() {
+    let bed = TestBed::new().await;
+    const ABLE: &str = "
+        SELECT count(*) FROM pg_roles CROSS JOIN unnest(ARRAY['UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER']) AS word
+        WHERE rolname LIKE 'tollgate%' AND (has_table_privilege(rolname, 'audit_log', word)
+            OR word = 'UPDATE' AND has_any_column_privilege(rolname, 'audit_log', word))";
+    assert_eq!(bed.count(ABLE).await, 0);
+    let roles = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'tollgate%'";
+    assert!(bed.count(roles).await >= 4);
+    bed.db
+        .batch_execute("INSERT INTO audit_log (actor, action, reason) VALUES ('a', 'b', 'c')")
+        .await
+        .unwrap();
+    for statement in [
+        "UPDATE audit_log SET actor = 'someone else'",
+        "DELETE FROM audit_log",
+        "TRUNCATE audit_log",
+    ] {
+        let error = bed.db.batch_execute(statement).await.expect_err(statement);
+        assert_eq!(
+            error.code(),
+            Some(&SqlState::RESTRICT_VIOLATION),
+            "{statement}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn operators_cannot_rewrite_history_or_effects() {
     let bed = TestBed::new().await;
     denied(

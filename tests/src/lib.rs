@@ -22,6 +22,7 @@ pub mod simulator;
 pub mod smtp;
 pub mod stripe;
 pub mod stripe_api;
+pub mod terminal;
 
 pub use bed::{TestBed, amqp_url};
 pub use eventually::eventually;

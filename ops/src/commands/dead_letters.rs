@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use deadpool_postgres::Object;
 use serde::Serialize;
 
-use super::Accountable;
 use super::filter_args::FilterArgs;
+use super::groups::{self, Change};
+use super::{Accountable, confirm};
 use crate::discard::{MOST, check_cap};
 use crate::filter::Filter;
 use crate::output::{Output, note, safe, table, time};
@@ -44,6 +45,14 @@ pub enum Command {
     Replay(super::replay::Args),
     /// Give dead letters up for good
     Discard(Discarding),
+    /// Say that somebody looks after a group
+    Acknowledge(Change),
+    /// Say that the cause of a group is mended: it opens again when another event dies of it
+    Resolve(Change),
+    /// Say that a group is nobody's worry, whatever else dies of it
+    Ignore(Change),
+    /// Take any of these back
+    Reopen(Change),
 }
 
 /// Which dead letters to give up: named ones, or those that match.
@@ -59,9 +68,12 @@ pub struct Discarding {
     /// Only say which ones it would be
     #[arg(long)]
     dry_run: bool,
-    /// Do it although it may be many
+    /// Do not ask, although it may be many
     #[arg(long)]
     yes: bool,
+    /// Refuse if it is more than that
+    #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
+    max: Option<i64>,
     /// Do it although it is more than 10,000
     #[arg(long)]
     force: bool,
@@ -77,7 +89,8 @@ pub async fn run(database: &Database, command: Command, output: Output) -> Resul
             limit,
             cursor,
         } => {
-            let (client, filter) = (database.connect().await?, filter.read()?);
+            let filter = filter.read()?;
+            let client = database.connect().await?;
             let found = dead_letters::list(&client, &filter, cursor.as_ref(), limit).await?;
             let next = next_page(&found, limit, |letter| {
                 (letter.died_at, letter.id.to_string())
@@ -85,8 +98,9 @@ pub async fn run(database: &Database, command: Command, output: Output) -> Resul
             output.print_list("dead_letters", &found, next, list)
         }
         Command::Groups { filter } => {
-            let found = dead_letters::groups(&database.connect().await?, &filter.read()?).await?;
-            output.print_list("groups", &found, None::<Cursor>, groups)
+            let filter = filter.read()?;
+            let found = dead_letters::groups(&database.connect().await?, &filter).await?;
+            output.print_list("groups", &found, None::<Cursor>, group_table)
         }
         Command::Show { id } => {
             let found =
@@ -96,6 +110,10 @@ pub async fn run(database: &Database, command: Command, output: Output) -> Resul
         }
         Command::Replay(args) => super::replay::run(database, args, output).await,
         Command::Discard(args) => discard(database, args, output).await,
+        Command::Acknowledge(change) => groups::run(database, "acknowledged", change, output).await,
+        Command::Resolve(change) => groups::run(database, "resolved", change, output).await,
+        Command::Ignore(change) => groups::run(database, "ignored", change, output).await,
+        Command::Reopen(change) => groups::run(database, "open", change, output).await,
     }
 }
 
@@ -125,7 +143,7 @@ fn list(found: &[DeadLetter]) -> String {
     )
 }
 
-fn groups(found: &[Group]) -> String {
+fn group_table(found: &[Group]) -> String {
     table(
         ["group", "count", "reason", "error", "first", "last"],
         found.iter().map(|group| {
@@ -189,12 +207,10 @@ async fn discard(database: &Database, args: Discarding, output: Output) -> Resul
     if args.dry_run {
         return preview(&client, &selection.filter, matched, output).await;
     }
+    check_cap(matched, args.max, args.force)?;
     if selection.named.is_none() && !args.yes {
-        let text =
-            format!("{matched} dead letters would be discarded: say --yes, or look with --dry-run");
-        return Err(OpsError::Refused(text));
+        agree(matched)?;
     }
-    check_cap(matched, args.force)?;
     let ids =
         crate::discard::discard(&mut client, &selection.filter, matched, &args.accountable).await?;
     let wanted = selection
@@ -216,6 +232,15 @@ async fn discard(database: &Database, args: Discarding, output: Output) -> Resul
             "{left} could not be discarded: unknown, resolved or busy"
         ))),
     }
+}
+
+fn agree(matched: i64) -> Result<(), OpsError> {
+    if confirm::can_ask() {
+        return confirm::ask(matched, "discarded for good");
+    }
+    let text =
+        format!("{matched} dead letters would be discarded: say --yes, or look with --dry-run");
+    Err(OpsError::Refused(text))
 }
 
 /// Nothing that was named can be changed.

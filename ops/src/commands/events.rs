@@ -2,14 +2,15 @@
 
 use serde::Serialize;
 
-use super::Accountable;
 use super::filter_args::FilterArgs;
+use super::{Accountable, login};
 use crate::filter::Filter;
 use crate::output::{Output, exact, print_bytes, safe, table, time, time_or_dash};
-use crate::page::{Cursor, next_page};
+use crate::page::Cursor;
 use crate::redact::redact;
 use crate::store::console::audit;
 use crate::store::events::{self, Attempt, Event};
+use crate::store::search;
 use crate::timeline::{Moment, timeline};
 use crate::{Database, OpsError};
 
@@ -35,12 +36,18 @@ pub enum Command {
     Show {
         /// The event's id
         id: String,
-        /// Print the exact bytes of its body instead. They hold personal data
-        #[arg(long)]
+        /// Print the exact bytes of its body instead. They hold personal data: it takes a reason, which is kept
+        #[arg(long, requires = "reason")]
         raw: bool,
         /// Print its body with personal data and secrets covered, as the console does
         #[arg(long, conflicts_with = "raw")]
         redacted: bool,
+        /// Why all of it must be seen, for the audit log
+        #[arg(long, requires = "raw")]
+        reason: Option<String>,
+        /// Who, for the audit log
+        #[arg(long, env = "OPS_ACTOR", default_value_t = login())]
+        actor: String,
     },
     /// Show all that happened to an event: attempts, deaths, and what people did
     Timeline {
@@ -71,11 +78,19 @@ pub async fn run(database: &Database, command: Command, output: Output) -> Resul
         } => {
             let filter = with_state(filter.read()?, state)?;
             let client = database.connect().await?;
-            let found = events::list(&client, &filter, cursor.as_ref(), limit).await?;
-            let next = next_page(&found, limit, |event| (event.received_at, event.id.clone()));
-            output.print_list("events", &found, next, list)
+            let found = search::list(&client, &filter, cursor.as_ref(), limit).await?;
+            output.print_list("events", &found.events, found.next, list)
         }
-        Command::Show { id, raw: true, .. } => show_raw(database, &id).await,
+        Command::Show {
+            id,
+            raw: true,
+            reason,
+            actor,
+            ..
+        } => {
+            let reason = reason.unwrap_or_default();
+            show_raw(database, &id, &Accountable { reason, actor }).await
+        }
         Command::Show {
             id, redacted: true, ..
         } => show_redacted(database, &id).await,
@@ -187,10 +202,17 @@ fn attempts(log: &[Attempt]) -> String {
     )
 }
 
-async fn show_raw(database: &Database, id: &str) -> Result<(), OpsError> {
-    let body = events::body(&database.connect().await?, id)
+async fn show_raw(
+    database: &Database,
+    id: &str,
+    accountable: &Accountable,
+) -> Result<(), OpsError> {
+    accountable.check()?;
+    let mut client = database.connect().await?;
+    let body = events::body(&client, id)
         .await?
         .ok_or_else(|| not_found(id))?;
+    crate::reveal::note(&mut client, id, accountable).await?;
     print_bytes(&body)
 }
 

@@ -1,10 +1,13 @@
 //! One file per command.
 
+pub mod alerts;
 pub mod completions;
+mod confirm;
 pub mod dead_letters;
 pub mod doctor;
 pub mod events;
 mod filter_args;
+mod groups;
 pub mod health;
 pub mod migrate;
 pub mod reconcile;
@@ -35,6 +38,11 @@ impl Accountable {
         }
         Ok(())
     }
+}
+
+/// Whether the reader wants no colours: <https://no-color.org>.
+pub(crate) fn wants_no_colours() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 /// Who runs this program.

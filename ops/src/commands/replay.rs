@@ -9,7 +9,7 @@ use tokio_postgres::error::SqlState;
 use super::dead_letters::{Report, Selection, none_open};
 use super::filter_args::FilterArgs;
 use super::replays::{follow, summary};
-use super::{Accountable, login};
+use super::{Accountable, confirm, login};
 use crate::discard::check_cap;
 use crate::filter::Filter;
 use crate::output::{Output, note, safe, table};
@@ -42,9 +42,12 @@ pub struct Args {
     /// Events a second
     #[arg(long, default_value_t = USUAL_RATE, value_parser = clap::value_parser!(i32).range(1..=500))]
     rate: i32,
-    /// Do it although it may be many
+    /// Do not ask, although it may be many
     #[arg(long)]
     yes: bool,
+    /// Refuse if they are more than that
+    #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
+    max: Option<i64>,
     /// Do it although they are more than 10,000, and take events that were replayed five times already
     #[arg(long)]
     force: bool,
@@ -62,17 +65,19 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(database: &Database, args: Args, output: Output) -> Result<(), OpsError> {
     let selection = Selection::new(args.ids, args.filter, args.all)?;
+    let accountable = Accountable {
+        reason: args.reason.unwrap_or_default(),
+        actor: args.actor,
+    };
+    if !args.dry_run {
+        accountable.check()?;
+    }
     let mut client = database.connect().await?;
     if args.dry_run {
         let plan = replays::plan(&client, &selection.filter, args.force).await?;
         check_hash(&plan, args.plan_hash.as_deref())?;
         return output.print("plan", &plan, |plan| plan_text(plan, args.rate));
     }
-    let accountable = Accountable {
-        reason: args.reason.unwrap_or_default(),
-        actor: args.actor,
-    };
-    accountable.check()?;
     if selection.named == Some(1) && args.plan_hash.is_none() && !args.follow {
         return put_back_one(
             &mut client,
@@ -90,31 +95,58 @@ pub async fn run(database: &Database, args: Args, output: Output) -> Result<(), 
         rate_per_s: args.rate,
         force: args.force,
     };
-    let consent = Consent {
+    let mut consent = Consent {
         given: args.yes || selection.named.is_some(),
-        plan_hash: args.plan_hash.as_deref(),
+        plan_hash: args.plan_hash,
+        max: args.max,
     };
+    if !consent.given && confirm::can_ask() {
+        consent.ask(&client, &new).await?;
+    }
     let started = start(&mut client, &new, &consent).await?;
-    warn_of_left_out(&started.plan, selection.named);
+    let missing = warn_of_left_out(&started.plan, selection.named);
     match started.replay {
-        None if selection.named.is_some() => Err(none_open()),
+        None if selection.named.is_some() => return Err(none_open()),
         Some(replay) if args.follow => {
             note(summary(&replay));
-            follow(&client, replay.id, output).await
+            follow(&client, replay.id, output).await?;
         }
         replay => output.print("replay", &replay, |replay| match replay {
             Some(replay) => summary(replay),
             None => "nothing to replay".to_owned(),
-        }),
+        })?,
+    }
+    match missing {
+        0 => Ok(()),
+        missing => Err(OpsError::PartlyFailed(format!(
+            "{missing} of those named are not replayed"
+        ))),
     }
 }
 
 /// What was agreed to.
-pub struct Consent<'a> {
+pub struct Consent {
     /// Whether a number of events was agreed to that is not known beforehand.
     pub given: bool,
     /// The set that was agreed to.
-    pub plan_hash: Option<&'a str>,
+    pub plan_hash: Option<String>,
+    /// The most events that were agreed to.
+    pub max: Option<i64>,
+}
+
+impl Consent {
+    /// Shows the plan and asks whether it is the one that is meant.
+    async fn ask(&mut self, client: &Object, new: &NewReplay<'_>) -> Result<(), OpsError> {
+        let plan = replays::plan(client, new.filter, new.force).await?;
+        check_hash(&plan, self.plan_hash.as_deref())?;
+        note(plan_text(&plan, new.rate_per_s));
+        if plan.count > 0 {
+            confirm::ask(plan.count, "replayed")?;
+        }
+        self.given = true;
+        self.plan_hash = Some(plan.plan_hash);
+        Ok(())
+    }
 }
 
 /// A plan, and the replay that was made of it unless it was empty.
@@ -130,7 +162,7 @@ pub struct Started {
 pub async fn start(
     client: &mut Object,
     new: &NewReplay<'_>,
-    consent: &Consent<'_>,
+    consent: &Consent,
 ) -> Result<Started, OpsError> {
     let tx = client
         .build_transaction()
@@ -143,14 +175,14 @@ pub async fn start(
         let text = format!("{count} events would be replayed: say --yes, or look with --dry-run");
         return Err(OpsError::Refused(text));
     }
-    check_hash(&plan, consent.plan_hash)?;
+    check_hash(&plan, consent.plan_hash.as_deref())?;
     if plan.count == 0 && plan.exhausted > 0 {
         return Err(exhausted(plan.exhausted));
     }
     if plan.count == 0 {
         return Ok(Started { plan, replay: None });
     }
-    check_cap(plan.count, new.force)?;
+    check_cap(plan.count, consent.max, new.force)?;
     if new.reason.trim().chars().count() < SHORTEST_REASON {
         let text = format!("a reason for many takes {SHORTEST_REASON} characters at the least");
         return Err(OpsError::Usage(text));
@@ -192,7 +224,8 @@ fn another_active(id: Option<i64>) -> OpsError {
     ))
 }
 
-fn warn_of_left_out(plan: &Plan, named: Option<usize>) {
+/// Says what is left out, and gives how many of those that were named are.
+fn warn_of_left_out(plan: &Plan, named: Option<usize>) -> i64 {
     if plan.exhausted > 0 {
         note(format_args!(
             "{} were replayed {BUDGET_PER_EVENT} times already and are left out: --force takes them",
@@ -205,14 +238,16 @@ fn warn_of_left_out(plan: &Plan, named: Option<usize>) {
             plan.without_event
         ));
     }
-    let missing = named.map_or(0, |named| {
-        i64::try_from(named).unwrap_or(i64::MAX) - plan.count - plan.exhausted - plan.without_event
+    let left_out = named.map_or(0, |named| {
+        i64::try_from(named).unwrap_or(i64::MAX) - plan.count
     });
-    if missing > 0 && plan.count > 0 {
+    let unknown = left_out - plan.exhausted - plan.without_event;
+    if unknown > 0 && plan.count > 0 {
         note(format_args!(
-            "{missing} of those named are no unresolved dead letter"
+            "{unknown} of those named are no unresolved dead letter"
         ));
     }
+    left_out.max(0)
 }
 
 /// One event, at once and audited in the same transaction.

@@ -66,6 +66,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs the command.
 pub async fn run(database: &Database, command: Command, output: Output) -> Result<(), OpsError> {
+    if let Command::Pause(change) | Command::Resume(change) | Command::Cancel(change) = &command {
+        change.accountable.check()?;
+    }
     let client = database.connect().await?;
     match command {
         Command::List { limit, cursor } => {
@@ -104,7 +107,6 @@ async fn take(
     change: &Change,
     output: Output,
 ) -> Result<(), OpsError> {
-    change.accountable.check()?;
     let Accountable { actor, reason } = &change.accountable;
     let taken = replays::take(client, change.id, step, actor, reason).await?;
     let replay = get(client, change.id).await?;

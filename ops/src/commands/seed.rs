@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
+use super::login;
 use crate::output::Output;
+use crate::store::audit;
 use crate::store::catalogue::{self, NewOrder, Product};
 use crate::{Database, OpsError};
 
@@ -14,6 +17,12 @@ use crate::{Database, OpsError};
 pub struct Args {
     /// JSON file with `products` and `orders`
     file: PathBuf,
+    /// Why, for the audit log
+    #[arg(long, default_value = "loaded from a file")]
+    reason: String,
+    /// Who, for the audit log
+    #[arg(long, env = "OPS_ACTOR", default_value_t = login())]
+    actor: String,
 }
 
 #[derive(Deserialize)]
@@ -60,9 +69,9 @@ pub async fn run(database: &Database, args: &Args, output: Output) -> Result<(),
         .map_err(|error| OpsError::Usage(format!("{name}: {error}")))?;
     let seed: SeedFile =
         serde_json::from_str(&text).map_err(|error| OpsError::Usage(format!("{name}: {error}")))?;
+    check_products(&seed.products)?;
     let mut client = database.connect().await?;
     let tx = client.transaction().await?;
-    check_products(&seed.products)?;
     catalogue::save_products(&tx, &seed.products).await?;
     let ordered: BTreeSet<&str> = seed
         .orders
@@ -77,12 +86,14 @@ pub async fn run(database: &Database, args: &Args, output: Output) -> Result<(),
         .map(|order| price(order, &products))
         .collect::<Result<Vec<_>, _>>()?;
     let added = add(&tx, &orders).await?;
-    tx.commit().await?;
     let report = Report {
         products: seed.products.len(),
         orders_added: added,
         orders_unchanged: orders.len() - added,
     };
+    let details = json!({ "file": args.file, "seeded": report });
+    audit::note(&tx, &args.actor, "seed", &args.reason, &details).await?;
+    tx.commit().await?;
     output.print("seeded", &report, |report| {
         format!(
             "{} products, {} orders added, {} orders unchanged",

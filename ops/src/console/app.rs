@@ -8,17 +8,18 @@ use deadpool_postgres::{Object, Pool};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::header::{HeaderValue, SET_COOKIE, WWW_AUTHENTICATE};
-use hyper::{Method, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use shared::database::StoreError;
 use tracing::{info, warn};
 
-use super::auth::{Authenticator, Refused};
+use super::auth::{Authenticator, Identity, Refused};
 use super::config::Config;
 use super::guard::{Hosts, is_same_origin};
 use super::live::Live;
 use super::probes::Prober;
 use super::reply::{self, Reply, secure};
 use super::shown::Setting;
+use super::sign_ins::SignIns;
 use super::visit::{Fields, THEME_COOKIE, Visit, own_path, theme};
 use super::{assets, pages};
 use crate::OpsError;
@@ -31,6 +32,7 @@ const MAX_FORM: usize = 64 * 1024;
 /// What all requests share.
 pub struct App {
     authenticator: Authenticator,
+    sign_ins: SignIns,
     hosts: Hosts,
     read_only: bool,
     pool: Pool,
@@ -53,6 +55,7 @@ impl App {
         Arc::new(Self {
             settings: config.shown(),
             authenticator: Authenticator::new(config.entry, crate::commands::login()),
+            sign_ins: SignIns::default(),
             hosts: Hosts::new(on_loopback, config.hosts),
             read_only: config.read_only,
             pool,
@@ -87,7 +90,7 @@ impl App {
         if let Some(asset) = assets::find(head.uri.path()) {
             return asset;
         }
-        let who = match self.authenticator.identify(peer.ip(), &head.headers).await {
+        let who = match self.enter(peer, &head.headers).await {
             Ok(who) => who,
             Err(refused) => return refuse(peer, &refused),
         };
@@ -108,6 +111,24 @@ impl App {
             },
             _ => reply::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and POST"),
         }
+    }
+
+    /// Who that is, with a note of those who come in and of wrong passwords.
+    async fn enter(&self, peer: SocketAddr, headers: &HeaderMap) -> Result<Identity, Refused> {
+        let (client, pool) = (peer.ip(), &self.pool);
+        let entered = self.authenticator.identify(client, headers).await;
+        match &entered {
+            Ok(who) if self.authenticator.asks() => {
+                self.sign_ins.note_request(pool, &who.name, client).await;
+            }
+            Err(Refused::Wrong(name)) => {
+                self.sign_ins
+                    .note_wrong(pool, name.as_deref(), client)
+                    .await;
+            }
+            _ => {}
+        }
+        entered
     }
 
     async fn look(&self, visit: &Visit) -> Reply {
@@ -161,7 +182,7 @@ impl App {
 fn refuse(peer: SocketAddr, refused: &Refused) -> Reply {
     warn!(%peer, ?refused, "sign-in refused");
     match refused {
-        Refused::SignIn => {
+        Refused::SignIn | Refused::Wrong(_) => {
             let mut answer = reply::text(StatusCode::UNAUTHORIZED, "sign in");
             let basic = HeaderValue::from_static("Basic realm=\"Tollgate\", charset=\"UTF-8\"");
             answer.headers_mut().insert(WWW_AUTHENTICATE, basic);

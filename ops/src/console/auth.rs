@@ -55,8 +55,10 @@ pub struct Identity {
 /// Why somebody was not let in.
 #[derive(Debug)]
 pub enum Refused {
-    /// Name or password are missing or wrong.
+    /// Name and password are missing.
     SignIn,
+    /// Name or password are wrong: of whom, if there is such a user.
+    Wrong(Option<String>),
     /// Too many passwords were tried.
     TooMany(Duration),
     /// The request did not come through the trusted proxy.
@@ -91,6 +93,11 @@ impl Authenticator {
             Entry::Users(file) => Self::Users(Box::new(Passwords::new(file))),
             Entry::Proxy(proxy) => Self::Proxy(proxy),
         }
+    }
+
+    /// Whether anybody is asked who they are.
+    pub fn asks(&self) -> bool {
+        !matches!(self, Self::Local(_))
     }
 
     /// Who sent this request.

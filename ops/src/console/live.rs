@@ -21,10 +21,11 @@ use super::probes::Prober;
 use super::reply::{self, Reply};
 use super::stream::{HEARTBEAT, frames};
 use super::view;
+use crate::store::alerts::{self, Alert};
 use crate::store::console::groups::{self, Group};
-use crate::store::console::overview::{self, Backlog, Death, MOST_COUNTED, Minute};
+use crate::store::console::overview::{self, Backlog, Death, MOST_COUNTED, Minute, Worker};
 use crate::store::reconciliations::{self, Reconciliation};
-use crate::store::rejections;
+use crate::store::rejections::{self, Total};
 
 /// How often the database is asked.
 const INTERVAL: Duration = Duration::from_secs(3);
@@ -33,6 +34,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// After so many polls the whole hour is read again, and not only its end: older events may have been processed.
 const WHOLE_HOUR_EVERY: u32 = 20;
 const HOUR: i64 = 60;
+const MOST_ALERTS: i64 = 20;
 /// Streams at a time.
 const MAX_STREAMS: usize = 64;
 
@@ -46,6 +48,7 @@ pub struct Age {
 }
 
 /// How things stand.
+#[derive(Default)]
 pub struct Facts {
     /// When that was.
     pub at: Timestamp,
@@ -57,8 +60,12 @@ pub struct Facts {
     pub groups: Vec<Group>,
     /// The last deaths.
     pub deaths: Vec<Death>,
-    /// Webhooks refused in the last hour; none when the database did not say.
-    pub refused: Option<i64>,
+    /// Alerts that fire.
+    pub alerts: Vec<Alert>,
+    /// Webhooks refused in the last day, by cause; none when the database did not say.
+    pub refused: Option<Vec<Total>>,
+    /// Who worked on the newest events.
+    pub workers: Vec<Worker>,
     /// The last comparison with Stripe's list of events, if there was any.
     pub reconciled: Option<Reconciliation>,
     /// The last hour, minute by minute.
@@ -68,6 +75,16 @@ pub struct Facts {
 }
 
 impl Facts {
+    fn add(&mut self, asked: Asked) {
+        self.backlog = Some(asked.backlog);
+        self.groups = asked.groups;
+        self.deaths = asked.deaths;
+        self.alerts = asked.alerts;
+        self.refused = Some(asked.refused);
+        self.workers = asked.workers;
+        self.reconciled = asked.reconciled;
+    }
+
     /// What came, was processed and died in the last hour.
     pub fn hour(&self) -> (i64, i64, i64) {
         self.minutes
@@ -98,6 +115,14 @@ impl Facts {
     /// The same, of the slowest twentieth.
     pub fn p95(&self) -> String {
         view::seconds_or_dash(&self.minutes.iter().rev().find_map(|minute| minute.p95_s))
+    }
+
+    /// Webhooks refused in the last hour.
+    pub fn refused_in_hour(&self) -> String {
+        let sum = |totals: &Vec<Total>| totals.iter().map(|total| total.hour).sum::<i64>();
+        self.refused
+            .as_ref()
+            .map_or("unknown".to_owned(), |totals| view::number(&sum(totals)))
     }
 
     /// How old the oldest unfinished event is, in words.
@@ -225,8 +250,16 @@ impl Live {
     }
 }
 
-/// What waits, the groups, the last deaths, how many webhooks were refused in the last hour, and the last reconciliation.
-struct Asked(Backlog, Vec<Group>, Vec<Death>, i64, Option<Reconciliation>);
+/// What the database said.
+struct Asked {
+    backlog: Backlog,
+    groups: Vec<Group>,
+    deaths: Vec<Death>,
+    alerts: Vec<Alert>,
+    refused: Vec<Total>,
+    workers: Vec<Worker>,
+    reconciled: Option<Reconciliation>,
+}
 
 impl History {
     async fn poll(&mut self, sources: &Sources) -> Snapshot {
@@ -243,12 +276,6 @@ impl History {
                 light("Database", "down", "down", "no answer")
             }
         };
-        let (backlog, groups, deaths, refused, reconciled) = match asked {
-            Ok(Asked(backlog, groups, deaths, refused, reconciled)) => {
-                (Some(backlog), groups, deaths, Some(refused), reconciled)
-            }
-            Err(_) => (None, Vec::new(), Vec::new(), None, None),
-        };
         let lights = vec![
             database,
             broker(&gateways, &workers),
@@ -258,14 +285,12 @@ impl History {
         let mut facts = Facts {
             at,
             lights,
-            backlog,
-            groups,
-            deaths,
-            refused,
-            reconciled,
             minutes: self.last_hour(at),
-            ages: Vec::new(),
+            ..Facts::default()
         };
+        if let Ok(asked) = asked {
+            facts.add(asked);
+        }
         self.note_age(&facts);
         facts.ages = self.ages.iter().copied().collect();
         let html = Fragment { facts: &facts }.render().unwrap_or_default();
@@ -278,12 +303,15 @@ impl History {
         let (minutes, asked) = with_client(pool, TIMEOUT, async |client| {
             let client = &*client;
             let minutes = overview::minutes(client, since).await?;
-            let backlog = overview::backlog(client).await?;
-            let groups = groups::list(client, None, 8).await?;
-            let deaths = overview::recent_deaths(client).await?;
-            let refused = rejections::last_hour(client).await?;
-            let reconciled = reconciliations::list(client, None, 1).await?.pop();
-            let asked = Asked(backlog, groups, deaths, refused, reconciled);
+            let asked = Asked {
+                backlog: overview::backlog(client).await?,
+                groups: groups::list(client, None, 8).await?,
+                deaths: overview::recent_deaths(client).await?,
+                alerts: alerts::list(client, false, MOST_ALERTS).await?,
+                refused: rejections::totals(client).await?,
+                workers: overview::workers(client).await?,
+                reconciled: reconciliations::list(client, None, 1).await?.pop(),
+            };
             Ok((minutes, asked))
         })
         .await?;

@@ -13,6 +13,7 @@ mod passwords;
 pub(crate) mod probes;
 mod reply;
 mod shown;
+mod sign_ins;
 mod stream;
 mod view;
 mod visit;

@@ -168,7 +168,7 @@ impl Passwords {
                 self.remember(digest, &identity);
                 Ok(identity)
             }
-            _ => Err(Refused::SignIn),
+            user => Err(Refused::Wrong(user.map(|_| name.to_owned()))),
         }
     }
 
@@ -262,7 +262,7 @@ mod tests {
         let proxy: IpAddr = [10, 0, 0, 1].into();
         for _ in 0..TRIES_PER_MINUTE {
             let guess = passwords.identify(proxy, "ann", "wrong").await;
-            assert!(matches!(guess, Err(Refused::SignIn)));
+            assert!(matches!(guess, Err(Refused::Wrong(Some(name))) if name == "ann"));
         }
         let more = passwords.identify(proxy, "ann", "right").await;
         assert!(matches!(more, Err(Refused::TooMany(_))));

@@ -1,12 +1,12 @@
-//! The audit log: written in the transaction of what it tells.
+//! The audit log: written in the transaction of what it tells, where there is one.
 
-use deadpool_postgres::Transaction;
+use deadpool_postgres::GenericClient;
 use serde_json::Value;
 use shared::database::{StoreError, execute};
 
 /// Notes who did what, to what, and why.
 pub async fn note(
-    tx: &Transaction<'_>,
+    client: &impl GenericClient,
     actor: &str,
     action: &str,
     reason: &str,
@@ -14,6 +14,6 @@ pub async fn note(
 ) -> Result<(), StoreError> {
     const NOTE: &str =
         "INSERT INTO audit_log (actor, action, reason, details) VALUES ($1, $2, $3, $4)";
-    execute(tx, NOTE, &[&actor, &action, &reason, details]).await?;
+    execute(client, NOTE, &[&actor, &action, &reason, details]).await?;
     Ok(())
 }

@@ -1,11 +1,41 @@
 //! A filter as SQL: one condition for each term that is given, every value a bound parameter. Only what is asked for
 //! stands in the statement, so that the planner can take the index that fits.
 
+use std::mem::take;
+
 use tokio_postgres::types::ToSql;
 
 use crate::filter::Filter;
 
 type Param = Box<dyn ToSql + Sync + Send>;
+
+/// A term that names events, or what they are known by.
+#[derive(Debug, Clone, Copy)]
+pub enum Named {
+    /// Their own ids, or beginnings of these.
+    Ids,
+    /// Ids of objects.
+    Objects,
+    /// Groups of dead letters.
+    Fingerprints,
+    /// Causes of death.
+    Reasons,
+}
+
+impl Named {
+    /// All of them, the narrowest first.
+    pub const ALL: [Self; 4] = [Self::Ids, Self::Objects, Self::Fingerprints, Self::Reasons];
+
+    /// What a filter says of it.
+    pub fn of(self, filter: &mut Filter) -> &mut Vec<String> {
+        match self {
+            Self::Ids => &mut filter.ids,
+            Self::Objects => &mut filter.objects,
+            Self::Fingerprints => &mut filter.fingerprints,
+            Self::Reasons => &mut filter.reasons,
+        }
+    }
+}
 
 /// Conditions over `webhook_events event` or `dead_letters letter`, with their parameters.
 #[derive(Default)]
@@ -15,28 +45,51 @@ pub struct Conditions {
 }
 
 impl Conditions {
-    /// On `webhook_events event`.
-    pub fn of_events(filter: &Filter) -> Self {
-        let mut conditions = Self::default();
-        conditions.of_any_event(filter);
-        conditions.window("event.received_at", filter);
-        if !filter.ids.is_empty() {
-            let ids = conditions.bind(filter.ids.clone());
-            conditions.add(format!("event.id = ANY({ids})"));
-        }
-        conditions.objects("event.id", &filter.objects);
-        for (column, values) in [
-            ("fingerprint", &filter.fingerprints),
-            ("reason", &filter.reasons),
-        ] {
-            if !values.is_empty() {
-                let values = conditions.bind(values.clone());
-                conditions.add(format!(
-                    "event.id IN (SELECT letter.event_id FROM dead_letters letter WHERE letter.{column} = ANY({values}))"
-                ));
+    /// On `webhook_events event`: adds a condition for each term.
+    pub fn of_events(&mut self, filter: &Filter) {
+        self.of_any_event(filter);
+        self.window("event.received_at", filter);
+        let mut filter = filter.clone();
+        for named in Named::ALL {
+            let values = take(named.of(&mut filter));
+            match named {
+                _ if values.is_empty() => {}
+                Named::Ids => {
+                    let ids = self.bind(values);
+                    self.add(format!(
+                        "EXISTS (SELECT FROM unnest({ids}::text[]) AS wanted (id) WHERE starts_with(event.id, wanted.id))"
+                    ));
+                }
+                _ => {
+                    let ids = self.ids_of_events(named, values);
+                    self.add(format!("event.id IN ({ids})"));
+                }
             }
         }
-        conditions
+    }
+
+    /// A statement that gives the ids of the events of a term. An id that is no event's stands for those that begin with
+    /// it: they are a range of the key in any order of text that has `z` as its last letter.
+    pub fn ids_of_events(&mut self, named: Named, values: Vec<String>) -> String {
+        let values = self.bind(values);
+        match named {
+            Named::Ids => format!(
+                "SELECT event.id FROM webhook_events event WHERE event.id = ANY({values})
+                 UNION ALL
+                 SELECT event.id FROM unnest({values}::text[]) AS wanted (id) JOIN webhook_events event
+                    ON event.id > wanted.id AND event.id < wanted.id || repeat('z', 255) AND starts_with(event.id, wanted.id)
+                 WHERE NOT EXISTS (SELECT FROM webhook_events event WHERE event.id = wanted.id)"
+            ),
+            Named::Objects => format!(
+                "SELECT named.event_id FROM event_objects named WHERE named.object_id = ANY({values})"
+            ),
+            Named::Fingerprints => format!(
+                "SELECT letter.event_id FROM dead_letters letter WHERE letter.fingerprint = ANY({values})"
+            ),
+            Named::Reasons => format!(
+                "SELECT letter.event_id FROM dead_letters letter WHERE letter.reason = ANY({values})"
+            ),
+        }
     }
 
     /// On `dead_letters letter LEFT JOIN webhook_events event`, resolved ones included.
@@ -75,6 +128,13 @@ impl Conditions {
         } else {
             self.terms.join(" AND ")
         }
+    }
+
+    /// The same, and the next conditions are of another `WHERE` of the statement.
+    pub fn take(&mut self) -> String {
+        let sql = self.sql();
+        self.terms.clear();
+        sql
     }
 
     /// The values, in order.
@@ -130,7 +190,8 @@ impl Conditions {
         }
     }
 
-    fn window(&mut self, column: &str, filter: &Filter) {
+    /// The filter's window of time, on a column.
+    pub fn window(&mut self, column: &str, filter: &Filter) {
         for (operator, at) in [(">=", filter.since), ("<", filter.until)] {
             if let Some(at) = at {
                 let at = self.bind(at);
@@ -190,10 +251,9 @@ mod tests {
     #[test]
     fn no_value_reaches_the_statement() {
         let text = "type:x'y*,x'y state:dead fingerprint:x'y reason:x'y id:x'y object:x'y account:x'y api_version:x'y";
-        for conditions in [
-            Conditions::of_events(&filter(text)),
-            Conditions::of_letters(&filter(text)),
-        ] {
+        let mut of_events = Conditions::default();
+        of_events.of_events(&filter(text));
+        for conditions in [of_events, Conditions::of_letters(&filter(text))] {
             assert!(!conditions.sql().contains("x'y"), "{}", conditions.sql());
         }
     }

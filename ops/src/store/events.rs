@@ -6,10 +6,6 @@ use serde::Serialize;
 use shared::database::{StoreError, execute, query, query_opt};
 use tokio_postgres::Row;
 
-use super::conditions::Conditions;
-use crate::filter::Filter;
-use crate::page::Cursor;
-
 /// An event's row.
 #[derive(Debug, Serialize)]
 pub struct Event {
@@ -67,28 +63,6 @@ pub struct Attempt {
 pub const COLUMNS: &str = "event.id, event.type, event.state, event.livemode, event.api_version, event.account,
     event.created_at, event.received_at, event.deliveries, event.attempts, event.due_at, event.last_error,
     event.finished_at";
-
-/// Lists events, newest first, from behind a place on.
-pub async fn list(
-    client: &impl GenericClient,
-    filter: &Filter,
-    behind: Option<&Cursor>,
-    limit: i64,
-) -> Result<Vec<Event>, StoreError> {
-    let mut conditions = Conditions::of_events(filter);
-    if let Some(Cursor { at, id }) = behind {
-        let (at, id) = (conditions.bind(*at), conditions.bind(id.clone()));
-        conditions.add(format!("(event.received_at, event.id) < ({at}, {id})"));
-    }
-    let limit = conditions.bind(limit);
-    let sql = format!(
-        "SELECT {COLUMNS} FROM webhook_events event WHERE {}
-         ORDER BY event.received_at DESC, event.id DESC LIMIT {limit}",
-        conditions.sql()
-    );
-    let rows = query(client, &sql, &conditions.params()).await?;
-    Ok(rows.iter().map(event).collect())
-}
 
 /// Finds an event.
 pub async fn find(client: &impl GenericClient, id: &str) -> Result<Option<Event>, StoreError> {

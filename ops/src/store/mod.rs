@@ -1,5 +1,6 @@
 //! SQL of the commands.
 
+pub mod alerts;
 pub mod audit;
 pub mod catalogue;
 pub mod conditions;
@@ -9,3 +10,4 @@ pub mod events;
 pub mod reconciliations;
 pub mod rejections;
 pub mod replays;
+pub mod search;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use serde::Serialize;
-use shared::database::{StoreError, query, query_opt};
+use shared::database::{StoreError, query};
 use tokio_postgres::Row;
 
 use crate::page::Cursor;
@@ -91,11 +91,4 @@ pub async fn totals(client: &impl GenericClient) -> Result<Vec<Total>, StoreErro
         .iter()
         .map(total)
         .collect())
-}
-
-/// How many webhooks were refused within the last hour.
-pub async fn last_hour(client: &impl GenericClient) -> Result<i64, StoreError> {
-    const HOUR: &str = "SELECT coalesce(sum(count), 0)::bigint FROM rejections WHERE at > now() - interval '1 hour'";
-    let row = query_opt(client, HOUR, &[]).await?;
-    Ok(row.map_or(0, |row| row.get(0)))
 }

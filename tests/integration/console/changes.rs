@@ -17,6 +17,14 @@ async fn a_group_keeps_its_state_until_it_recurs() {
         console.post(GROUP, &form).await.is(303);
     };
     console.post(GROUP, &[("state", "gone")]).await.is(400);
+    for state in ["resolved", "ignored"] {
+        let form = [("state", state), ("note", " ")];
+        console
+            .post(GROUP, &form)
+            .await
+            .is(400)
+            .shows("takes a note");
+    }
     into("acknowledged").await;
     console.get("/dead-letters").await.shows("bug 12");
     for (state, reopens) in [("resolved", true), ("ignored", false)] {

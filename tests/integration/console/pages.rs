@@ -1,7 +1,7 @@
 //! What the pages show, and that they show nothing else.
 
 use harness::TestBed;
-use harness::binaries::Process;
+use harness::binaries::{Process, ops};
 use harness::console::{Console, encoded};
 use harness::stripe::get;
 use serde_json::{Value, json};
@@ -23,22 +23,22 @@ async fn every_page_is_served_with_strict_headers() {
     let bed = TestBed::new().await;
     dead_event(&bed, "evt_1", "no order", PAYLOAD).await;
     let console = Console::start(&bed, &[]).await;
-    for path in [
-        "/",
-        "/events",
-        "/events/evt_1",
-        "/dead-letters",
-        GROUP,
-        "/replays",
-        "/replays/new?filter=all",
-        "/reconcile",
-        "/rejections",
-        "/audit",
-        "/settings",
-        "/overview/charts.json",
+    for (path, shown) in [
+        ("/", "<h1>Overview</h1>"),
+        ("/events", "/events/evt_1\""),
+        ("/events/evt_1", "payment_intent.succeeded"),
+        ("/dead-letters", GROUP),
+        (GROUP, "/events/evt_1\""),
+        ("/replays", "Nothing was replayed yet."),
+        ("/replays/new?filter=all", "Replay 1 event"),
+        ("/reconcile", "<h1>Reconcil"),
+        ("/rejections", "Nothing was refused in the last day."),
+        ("/audit", "Nothing was done."),
+        ("/settings", "CONSOLE_LISTEN"),
+        ("/overview/charts.json", "\"received\":["),
     ] {
         let page = console.get(path).await;
-        page.is(200);
+        page.is(200).shows(shown);
         let header = |name: &str| page.headers[name].to_str().unwrap().to_owned();
         let policy = header("content-security-policy");
         assert!(
@@ -56,7 +56,7 @@ async fn every_page_is_served_with_strict_headers() {
         "/replays/7",
         "/replays/x",
     ] {
-        console.get(path).await.is(404);
+        console.get(path).await.is(404).shows("Not found");
     }
 }
 
@@ -72,6 +72,23 @@ async fn events_are_found_by_the_filter_that_stands_in_the_address() {
         ("type:invoice.paid", "/events/evt_7\"", "/events/evt_8\""),
         ("livemode:false", "/events/evt_dead", "/events/evt_8\""),
         ("id:evt_9", "/events/evt_9\"", "/events/evt_8\""),
+        ("id:evt_d", "/events/evt_dead\"", "/events/evt_8\""),
+        ("id:evt_de…", "/events/evt_dead\"", "/events/evt_8\""),
+        ("id:evt_1", "/events/evt_1\"", "/events/evt_11\""),
+        ("id:vt_1", "No event fits", "/events/evt_1\""),
+        ("state:dead,ignored", "/events/evt_dead", "/events/evt_8\""),
+        ("state:dead,processed", "/events/evt_8\"", "No event fits"),
+        (
+            "reason:order_not_found",
+            "/events/evt_dead",
+            "/events/evt_8\"",
+        ),
+        (
+            "attempts:1 type:charge.succeeded",
+            "/events/evt_8\"",
+            "/events/evt_7\"",
+        ),
+        ("attempts:2", "No event fits", "/events/evt_8\""),
         (
             "fingerprint:f00dfeedf00dfeed",
             "/events/evt_dead",
@@ -116,6 +133,32 @@ async fn pages_neither_repeat_nor_lose_events_that_come_meanwhile() {
     }
     let expected: Vec<String> = (1..=120).rev().map(|n| format!("evt_{n}")).collect();
     assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn a_page_looks_at_so_many_events_and_the_next_one_goes_on_from_there() {
+    let bed = TestBed::new().await;
+    const MANY: &str = "
+        INSERT INTO webhook_events (id, type, state, api_version, received_at, finished_at)
+        SELECT 'evt_' || n, 'some.type', 'processed', CASE WHEN n % 110000 = 2 THEN 'old' ELSE 'new' END,
+            now() - (120000 - n) * interval '1 second', now() FROM generate_series(1, 120000) n;
+        ANALYZE webhook_events";
+    bed.db.batch_execute(MANY).await.unwrap();
+    let console = Console::start(&bed, &[]).await;
+    let first = console.get("/events?filter=api_version:old").await;
+    first
+        .is(200)
+        .shows("/events/evt_110002\"")
+        .shows("Looked back as far as");
+    let second = console.get(&first.link("rel=\"next\"")).await;
+    second.is(200).shows("Look further").hides("/events/evt_");
+    let third = console.get(&second.link("rel=\"next\"")).await;
+    third.is(200).shows("/events/evt_2\"").hides("Looked back");
+    let list = ["events", "list", "--filter=api_version:old", "--json"];
+    let found = ops(&bed, &list).await.json();
+    let ids = [&found["events"][0]["id"], &found["events"][1]["id"]];
+    assert_eq!(ids, ["evt_110002", "evt_2"]);
+    assert!(found["next"].is_null(), "{found}");
 }
 
 #[tokio::test]
@@ -204,6 +247,32 @@ async fn the_overview_is_told_to_all_who_look_without_asking_again() {
     assert!(told.contains("event: overview\nid: "), "{told}");
     let charts: Value = get(console.address, "/overview/charts.json").await.body;
     assert_eq!(charts["at"].as_array().unwrap().len(), 60);
+}
+
+#[tokio::test]
+async fn the_overview_tells_alerts_refusals_by_cause_and_who_works() {
+    let bed = TestBed::new().await;
+    dead_event(&bed, "evt_1", "no order", PAYLOAD).await;
+    bed.db
+        .batch_execute(
+            "INSERT INTO alert_states (rule, key, state, message) VALUES
+             ('backlog_age', '', 'firing', 'an event waits for 90 s'), ('rescued', '', 'resolved', 'over since noon');
+             INSERT INTO rejections (id, at, cause, count, client) VALUES
+             ('a', now(), 'signature_stale', 7, '::1'), ('b', now() - interval '2 hours', 'signature_stale', 30, '::1'),
+             ('c', now() - interval '2 days', 'signature_missing', 9, '::1')",
+        )
+        .await
+        .unwrap();
+    let console = Console::start(&bed, &[]).await;
+    let page = console.get("/").await;
+    page.shows("an event waits for 90 s")
+        .hides("over since noon");
+    let refused = page.text.split("id=\"refused\"").nth(1).unwrap();
+    let refused = refused.split("</section>").next().unwrap();
+    for shown in ["signature_stale", ">7<", ">37<"] {
+        assert!(refused.contains(shown), "{refused}");
+    }
+    page.hides("signature_missing").shows(">worker-1<");
 }
 
 #[tokio::test]

@@ -52,11 +52,15 @@ async fn events_are_listed_and_shown() {
         shown["event"]["attempt_log"][0]["error_kind"],
         "order_not_found"
     );
+    let raw = ["events", "show", ignored, "--raw"];
+    ops(&bed, &raw).await.expect_code(2);
+    let raw = [&raw[..], &["--reason=ticket 7", "--actor=ann"]].concat();
+    assert_eq!(ops(&bed, &raw).await.expect_code(0).stdout(), body);
+    let seen =
+        "SELECT concat_ws(' ', actor, action, reason, details ->> 'event_ids') FROM audit_log";
     assert_eq!(
-        ops(&bed, &["events", "show", ignored, "--raw"])
-            .await
-            .stdout(),
-        body
+        bed.text(seen).await,
+        format!("ann event.reveal ticket 7 [\"{ignored}\"]")
     );
     assert!(
         ops(&bed, &["events", "show", dead])
@@ -97,7 +101,10 @@ async fn a_dead_event_is_retried_with_a_reason_that_is_audited() {
         .await
         .expect_code(4);
     let audit = bed
-        .row("SELECT actor, action, reason FROM audit_log", &[])
+        .row(
+            "SELECT actor, action, reason FROM audit_log WHERE action <> 'seed'",
+            &[],
+        )
         .await;
     let audit: Vec<String> = (0..3).map(|column| audit.get(column)).collect();
     assert_eq!(audit, ["ann", "event.retry", "the order is there now"]);
@@ -229,7 +236,7 @@ async fn a_body_is_printed_with_personal_data_covered() {
     let shown: Value = serde_json::from_str(&shown.stdout()).unwrap();
     assert_eq!(shown["data"]["object"]["receipt_email"], "[redacted]");
     assert_eq!(shown["data"]["object"]["amount"], intent["amount"]);
-    let both = ["events", "show", &id, "--redacted", "--raw"];
+    let both = ["events", "show", &id, "--redacted", "--raw", "--reason=x"];
     ops(&bed, &both).await.expect_code(2);
     ops(&bed, &["events", "show", "evt_none", "--redacted"])
         .await

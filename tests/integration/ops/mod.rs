@@ -1,5 +1,6 @@
 //! The commands, as processes, under the operators' role.
 
+mod consent;
 mod dead_letters;
 mod events;
 mod installation;

@@ -3,7 +3,6 @@
 use askama::Template;
 use deadpool_postgres::Object;
 use hyper::StatusCode;
-use serde_json::json;
 
 use crate::OpsError;
 use crate::console::app::App;
@@ -186,14 +185,7 @@ pub async fn reveal(app: &App, visit: &Visit, id: &str) -> Result<Reply, OpsErro
     visit.must(Role::Operator)?;
     let id = view::decoded(id);
     let mut client = app.client().await?;
-    let tx = client.transaction().await?;
-    events::find(&tx, &id)
-        .await?
-        .ok_or_else(|| OpsError::NotFound(format!("there is no event {id}")))?;
-    let details = json!({ "event_ids": [&id] });
-    let (actor, reason) = (&visit.who.name, visit.reason()?);
-    crate::store::audit::note(&tx, actor, "event.reveal", reason, &details).await?;
-    tx.commit().await?;
+    crate::reveal::note(&mut client, &id, &visit.accountable()?).await?;
     let page = page(&client, visit, &id, true).await?;
     Ok(reply::page(StatusCode::OK, &page))
 }

@@ -2,6 +2,7 @@
 
 use askama::Template;
 use hyper::StatusCode;
+use jiff::Timestamp;
 
 use crate::OpsError;
 use crate::console::app::App;
@@ -10,8 +11,11 @@ use crate::console::view::{self, Frame};
 use crate::console::visit::Visit;
 use crate::filter::{Filter, STATES};
 use crate::page::Cursor;
-use crate::store::console::events::{self, PAGE};
 use crate::store::events::Event;
+use crate::store::search::{self, Found};
+
+/// Rows of one page.
+const PAGE: i64 = 50;
 
 #[derive(Template)]
 #[template(path = "console/events.html")]
@@ -27,6 +31,8 @@ struct Page {
     /// Whether this is not the first page.
     further: bool,
     next: Option<String>,
+    /// Where the looking ended before the page was full.
+    looked_until: Option<Timestamp>,
     command: String,
 }
 
@@ -56,15 +62,19 @@ pub async fn show(app: &App, visit: &Visit) -> Result<Reply, OpsError> {
         None => None,
     };
     let client = app.client().await?;
-    let types = events::types(&client).await?;
-    let (mut found, problem) = match Filter::parse(typed, visit.now) {
-        Ok(filter) => (events::page(&client, &filter, before.as_ref()).await?, None),
-        Err(problem) => (Vec::new(), Some(problem.to_string())),
+    let types = search::types(&client).await?;
+    let (found, problem) = match Filter::parse(typed, visit.now) {
+        Ok(filter) => {
+            let found = search::look(&client, &filter, before.as_ref(), PAGE).await?;
+            (found, None)
+        }
+        Err(problem) => (Found::default(), Some(problem.to_string())),
     };
     let rows = usize::try_from(PAGE).unwrap_or(usize::MAX);
-    let more = found.len() > rows;
-    found.truncate(rows);
-    let next = found.last().filter(|_| more).map(|last| next(typed, last));
+    let next = found.next.as_ref();
+    let looked_until = next
+        .filter(|_| found.events.len() < rows)
+        .map(|next| next.at);
     let status = if problem.is_some() {
         StatusCode::BAD_REQUEST
     } else {
@@ -77,9 +87,10 @@ pub async fn show(app: &App, visit: &Visit) -> Result<Reply, OpsError> {
         states: states(typed),
         windows: windows(typed),
         types,
-        events: found,
+        next: next.map(|next| link_behind(typed, next)),
+        looked_until,
+        events: found.events,
         further: before.is_some(),
-        next,
         command: command(typed),
     };
     Ok(reply::page(status, &page))
@@ -132,11 +143,7 @@ pub fn link(filter: &str) -> String {
     }
 }
 
-fn next(typed: &str, last: &Event) -> String {
-    let place = Cursor {
-        at: last.received_at,
-        id: last.id.clone(),
-    };
+fn link_behind(typed: &str, place: &Cursor) -> String {
     let place = view::encoded(&place.to_string());
     format!("/events?filter={}&before={place}", view::encoded(typed))
 }

@@ -3,7 +3,6 @@
 use askama::Template;
 use hyper::StatusCode;
 use jiff::Timestamp;
-use serde_json::json;
 
 use super::groups::state;
 use crate::OpsError;
@@ -14,13 +13,11 @@ use crate::console::view::{self, Frame};
 use crate::console::visit::Visit;
 use crate::discard::MOST;
 use crate::filter::Filter;
-use crate::store::audit;
 use crate::store::console::groups::{self, Group, Letter};
 use crate::store::dead_letters;
+use crate::triage;
 
 const PAGE: usize = 50;
-/// The longest note.
-const MAX_NOTE: usize = 4_000;
 
 #[derive(Template)]
 #[template(path = "console/group.html")]
@@ -75,19 +72,8 @@ pub async fn change(app: &App, visit: &Visit, fingerprint: &str) -> Result<Reply
     visit.must(Role::Operator)?;
     let state = state(visit.form.get("state").unwrap_or_default())?;
     let note = visit.form.get("note").unwrap_or_default();
-    if note.chars().count() > MAX_NOTE {
-        return Err(OpsError::Usage("the note is too long".to_owned()));
-    }
     let mut client = app.client().await?;
-    let before = groups::find(&client, fingerprint)
-        .await?
-        .ok_or_else(|| not_found(fingerprint))?;
-    let tx = client.transaction().await?;
-    groups::change(&tx, fingerprint, state, note, &visit.who.name).await?;
-    let details = json!({ "fingerprint": fingerprint, "state": state, "state_before": before.state, "note": note });
-    let reason = if note.is_empty() { "no note" } else { note };
-    audit::note(&tx, &visit.who.name, "group.change", reason, &details).await?;
-    tx.commit().await?;
+    triage::change(&mut client, fingerprint, state, note, &visit.who.name).await?;
     Ok(reply::see_other(&format!("/dead-letters/{fingerprint}")))
 }
 

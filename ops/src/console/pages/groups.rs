@@ -9,9 +9,8 @@ use crate::console::reply::{self, Reply};
 use crate::console::view::{self, Frame};
 use crate::console::visit::Visit;
 use crate::store::console::groups::{self, Group};
+use crate::triage::STATES;
 
-/// Every state of a group.
-pub const STATES: [&str; 4] = ["open", "acknowledged", "resolved", "ignored"];
 const MOST: i64 = 200;
 
 #[derive(Template)]

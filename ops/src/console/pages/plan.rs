@@ -100,7 +100,8 @@ pub async fn start(app: &App, visit: &Visit) -> Result<Reply, OpsError> {
     };
     let consent = Consent {
         given: true,
-        plan_hash: Some(shown),
+        plan_hash: Some(shown.to_owned()),
+        max: None,
     };
     let mut client = app.client().await?;
     match start_replay(&mut client, &new, &consent).await?.replay {

@@ -2,10 +2,12 @@
 
 use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
+use serde::Serialize;
 use shared::database::{StoreError, execute, query, query_opt};
 use tokio_postgres::Row;
 
 /// Dead letters with one cause.
+#[derive(Debug, Serialize)]
 pub struct Group {
     /// What they share.
     pub fingerprint: String,

@@ -2,7 +2,6 @@
 
 pub mod audit;
 pub mod effects;
-pub mod events;
 pub mod groups;
 pub mod overview;
 pub mod server;

@@ -116,3 +116,32 @@ pub async fn recent_deaths(client: &impl GenericClient) -> Result<Vec<Death>, St
     };
     Ok(rows.iter().map(death).collect())
 }
+
+/// A worker, by what it did last.
+pub struct Worker {
+    /// Its name in attempts.
+    pub name: String,
+    /// When it ended an attempt last.
+    pub seen_at: Timestamp,
+    /// Attempts that it made at the newest events.
+    pub attempts: i64,
+}
+
+/// The newest events that [`workers`] looks at.
+pub const NEWEST: i64 = 500;
+
+/// Who worked on the newest events, the last one first.
+pub async fn workers(client: &impl GenericClient) -> Result<Vec<Worker>, StoreError> {
+    const WORKERS: &str = "
+        SELECT attempt.worker, max(attempt.finished_at) AS seen_at, count(*) AS attempts
+        FROM (SELECT id FROM webhook_events ORDER BY received_at DESC, id DESC LIMIT $1) newest
+        JOIN event_attempts attempt ON attempt.event_id = newest.id
+        GROUP BY attempt.worker ORDER BY seen_at DESC, attempt.worker LIMIT 20";
+    let rows = query(client, WORKERS, &[&NEWEST]).await?;
+    let worker = |row: &Row| Worker {
+        name: row.get("worker"),
+        seen_at: row.get("seen_at"),
+        attempts: row.get("attempts"),
+    };
+    Ok(rows.iter().map(worker).collect())
+}
