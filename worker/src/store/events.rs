@@ -60,6 +60,14 @@ pub struct Error<'a> {
     pub message: &'a str,
 }
 
+/// What is noted of an event that died.
+pub struct Death {
+    /// The group of its failure.
+    pub fingerprint: String,
+    /// Whether people are told of it by itself.
+    pub about_money: bool,
+}
+
 /// What became of the wish to lock an event.
 pub enum Lock {
     /// It is this transaction's.
@@ -218,7 +226,7 @@ pub async fn bury(
     client: &impl GenericClient,
     attempt: &Attempt<'_>,
     error: &Error<'_>,
-    fingerprint: &str,
+    death: &Death,
 ) -> Result<bool, StoreError> {
     const BURY: &str = "
         WITH event AS (
@@ -235,9 +243,10 @@ pub async fn bury(
         ), alert AS (
             INSERT INTO alerts (kind, key, message)
             SELECT $5, id, $6 FROM event WHERE $5 IN ('amount_mismatch', 'currency_mismatch')
-            ON CONFLICT ON CONSTRAINT alerts_once DO NOTHING
+            ON CONFLICT ON CONSTRAINT alerts_once DO NOTHING RETURNING raised_at
         )
-        INSERT INTO dead_letters (event_id, reason, error, fingerprint) SELECT id, $5, $6, $9 FROM event";
+        INSERT INTO dead_letters (event_id, reason, error, fingerprint, about_money, told_at)
+        SELECT id, $5, $6, $9, $11, (SELECT raised_at FROM alert) FROM event";
     let Attempt {
         event_id,
         attempts_before,
@@ -263,8 +272,9 @@ pub async fn bury(
             message,
             worker,
             trace_id,
-            &fingerprint,
+            &death.fingerprint,
             objects,
+            &death.about_money,
         ],
     )
     .await?;
