@@ -8,6 +8,7 @@ use shared::database::{StoreError, execute, query_opt};
 use tokio_postgres::Row;
 
 use crate::event::Event;
+use crate::fingerprint::VERSION;
 
 /// An event under this transaction's lock.
 pub struct LockedEvent {
@@ -245,8 +246,8 @@ pub async fn bury(
             SELECT $5, id, $6 FROM event WHERE $5 IN ('amount_mismatch', 'currency_mismatch')
             ON CONFLICT ON CONSTRAINT alerts_once DO NOTHING RETURNING raised_at
         )
-        INSERT INTO dead_letters (event_id, reason, error, fingerprint, about_money, told_at)
-        SELECT id, $5, $6, $9, $11, (SELECT raised_at FROM alert) FROM event";
+        INSERT INTO dead_letters (event_id, reason, error, fingerprint, about_money, told_at, fingerprint_version)
+        SELECT id, $5, $6, $9, $11, (SELECT raised_at FROM alert), $12 FROM event";
     let Attempt {
         event_id,
         attempts_before,
@@ -275,6 +276,7 @@ pub async fn bury(
             &death.fingerprint,
             objects,
             &death.about_money,
+            &VERSION,
         ],
     )
     .await?;
