@@ -1,6 +1,6 @@
 //! Dead letters: what is told of each, and what operators made of their groups.
 
-use harness::stripe::{event, event_id, post};
+use harness::stripe::{event, event_id, payment_intent, post};
 use serde_json::json;
 
 use super::*;
@@ -182,4 +182,40 @@ async fn many_dead_payments_at_once_are_one_mail_that_names_each() {
             1
         );
     }
+}
+
+#[tokio::test]
+async fn a_mismatch_is_told_once_as_something_to_decide() {
+    let bed = TestBed::new().await;
+    bed.seed_order("ord_1").await;
+    let mail = MailServer::start().await;
+    let _worker = dying_worker(&bed, &mail, &[]).await;
+    let gateway = RunningGateway::start(&bed, &[]).await;
+    let mut object = payment_intent("ord_1");
+    object["amount_received"] = json!(1234);
+    let id = event_id();
+    let body = event(&id, "payment_intent.succeeded", &object);
+    assert_eq!(post(gateway.address, body).await.status, 200);
+    until_mailed(&mail, "[decide] amount_mismatch").await;
+    let other = die(&bed, &gateway, "invoice.paid").await;
+    until_mailed(&mail, &other).await;
+    assert_eq!(mails(&mail, &id), 1);
+}
+
+#[tokio::test]
+async fn on_empty_tables_nothing_fires() {
+    let bed = TestBed::new().await;
+    let mail = MailServer::start().await;
+    let _worker = worker(&bed, &mail, &[]).await;
+    until_mailed(&mail, "Subject: Tollgate test on ").await;
+    // Told by a look at the rules, so there was one.
+    let raise = "INSERT INTO alerts (kind, key, message) VALUES ('review', 'ord_1', 'look here')";
+    bed.db.batch_execute(raise).await.unwrap();
+    until_mailed(&mail, "[decide] review: look here").await;
+    assert_eq!(
+        mails(&mail, "Next: ops events list --filter object:ord_1"),
+        1
+    );
+    assert_eq!(bed.count("SELECT count(*) FROM alert_states").await, 0);
+    assert_eq!(mail.mails().len(), 2);
 }

@@ -2,6 +2,7 @@
 //! `sender` tells it.
 
 mod hook;
+pub mod measured;
 pub mod news;
 pub mod notices;
 pub mod rules;

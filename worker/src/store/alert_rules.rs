@@ -4,7 +4,8 @@ use deadpool_postgres::Transaction;
 use shared::database::{StoreError, query, query_opt};
 use tokio_postgres::Row;
 
-use crate::alerting::rules::{Group, LEAST_QUIET_S, MOST_COUNTED, Measured, Unverified};
+use crate::alerting::measured::{Group, MOST_COUNTED, Measured, Unverified};
+use crate::alerting::rules::LEAST_QUIET_S;
 
 /// All that the rules look at. Each query reads a bounded number of rows, however many there are.
 pub async fn measure(tx: &Transaction<'_>, livemode: bool) -> Result<Measured, StoreError> {
@@ -95,7 +96,7 @@ async fn numbers(tx: &Transaction<'_>, livemode: bool) -> Result<Measured, Store
         .ok_or(StoreError::Rejected("numbers without a row"))?;
     let age: Option<f64> = numbers.get("backlog_age_s");
     Ok(Measured {
-        backlog_age_s: age.unwrap_or(0.0),
+        backlog_age_s: age.unwrap_or(0.0).max(0.0),
         wrong_mode: numbers.get("wrong_mode"),
         rescued: numbers.get("rescued"),
         failed_reconciliations: numbers.get("failed_reconciliations"),

@@ -318,7 +318,7 @@ pub struct Backlog {
 /// Counts what waits.
 pub async fn backlog(client: &impl GenericClient) -> Result<Backlog, StoreError> {
     const BACKLOG: &str = "
-        SELECT count(*), coalesce(extract(epoch FROM now() - min(received_at)), 0)::float8
+        SELECT count(*), greatest(extract(epoch FROM now() - min(received_at)), 0)::float8
         FROM webhook_events WHERE state IN ('received', 'retrying')";
     let row = query_opt(client, BACKLOG, &[])
         .await?
