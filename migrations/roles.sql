@@ -46,7 +46,8 @@ GRANT SELECT, DELETE ON rejections TO tollgate_worker;
 GRANT SELECT ON money_moves TO tollgate_worker;
 GRANT SELECT (at, actor, action) ON audit_log TO tollgate_worker;
 -- It runs the replays that operators planned: it can neither plan one nor change what was planned.
-GRANT UPDATE (resolved_at, resolution) ON dead_letters TO tollgate_worker;
+GRANT UPDATE (resolved_at, resolution, told_at) ON dead_letters TO tollgate_worker;
+GRANT SELECT ON pressing_dead_letters, dead_letter_groups TO tollgate_worker;
 GRANT SELECT ON replays, replay_items TO tollgate_worker;
 GRANT UPDATE (state, cursor, paced_at, in_flight, processed, dead_again, skipped, error, changed_by, changed_why,
     changed_at, started_at, watched_from, finished_at) ON replays TO tollgate_worker;

@@ -1,6 +1,6 @@
 //! The benchmark: the real gateway and worker under the project's own load, as one table. Servers come from the
-//! environment, as `deploy/bench` sets them. It fails where anything was lost or doubled, and where a page of the console takes
-//! over 200 ms; never because of another figure.
+//! environment, as `deploy/bench` sets them. It fails where anything was lost or doubled, where a page of the console takes
+//! over 200 ms, and where a replay is a burden; never because of another figure.
 
 mod floors;
 mod growth;
@@ -15,13 +15,14 @@ mod worker;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Parser;
 use harness::TestBed;
 
 use report::{Figures, Report, Row};
 
-/// Measures gateway and worker, and fails if an event is lost or has effects twice. Without --growth, --workers and --replay: what
+/// Measures gateway and worker, and fails if an event is lost or has effects twice, or if a replay slows live traffic, misses its
+/// rate or its switches. Without --growth, --workers and --replay: what
 /// ingest and processing reach, and what they cost.
 #[derive(Parser)]
 #[command(name = "./deploy/bench")]
@@ -96,7 +97,7 @@ async fn main() -> Result<()> {
         return floors::serve().await;
     }
     let plan = Plan::new(&args);
-    let mut rows = Vec::new();
+    let (mut rows, mut missed) = (Vec::new(), Vec::new());
     if args.all || !(args.growth || args.workers || args.replay) {
         let (floors, ingest) = (floors::run(&plan).await?, ingest::run(&plan).await?);
         let ratios = floors::ratios(&ingest, &floors);
@@ -110,7 +111,9 @@ async fn main() -> Result<()> {
         rows.extend(worker::scale(&plan).await?);
     }
     if args.all || args.replay {
-        rows.extend(replay::run(&plan).await?);
+        let (replayed, bars) = replay::run(&plan).await?;
+        rows.extend(replayed);
+        missed.extend(bars);
     }
     let report = Report {
         machine: report::machine(&TestBed::new().await).await,
@@ -125,5 +128,6 @@ async fn main() -> Result<()> {
     if let Some(file) = args.plot {
         std::fs::write(file, report.svg())?;
     }
+    ensure!(missed.is_empty(), "{}", missed.join("; "));
     Ok(())
 }

@@ -22,6 +22,13 @@ const SWITCHED_SECONDS: usize = 8;
 /// Live events a second.
 const LIVE_RATE: u32 = 50;
 
+/// A replay may make the slowest hundredth of live events this many times as slow, by the median of the repeats.
+const MOST_SLOWED: f64 = 1.5;
+/// It may miss its rate by this share, by the median of the repeats.
+const MOST_OFF_RATE: f64 = 0.1;
+/// A switch takes effect within this time, in every repeat.
+const MOST_SWITCH_MS: f64 = 2_000.0;
+
 const LIVE_UNFINISHED: &str = "
     SELECT count(*) FROM webhook_events WHERE state IN ('received', 'retrying') AND budget_from = 0";
 const UNFINISHED: &str =
@@ -40,19 +47,30 @@ struct Measured {
     cancelled: Figures,
 }
 
-/// Live latency without and with the replay, the replay's rate, and how soon pause and cancel take effect.
-pub async fn run(plan: &Plan) -> Result<Vec<Row>> {
+/// Live latency without and with the replay, the replay's rate, and how soon pause and cancel take effect; and what of it
+/// is worse than it must be.
+pub async fn run(plan: &Plan) -> Result<(Vec<Row>, Vec<String>)> {
     let letters = if plan.quick { LETTERS_QUICKLY } else { LETTERS };
     let mut measured = Vec::new();
     for _ in 0..plan.repeats {
         measured.push(measure(letters).await?);
     }
+    // Short runs are too noisy to be judged.
+    let missed = if plan.quick {
+        Vec::new()
+    } else {
+        missed(&measured)
+    };
+    Ok((rows(plan, letters, &measured), missed))
+}
+
+fn rows(plan: &Plan, letters: usize, measured: &[Measured]) -> Vec<Row> {
     let row = |name: String, figures: fn(&Measured) -> &Figures| {
         let repeats: Vec<Figures> = measured.iter().map(|one| figures(one).clone()).collect();
         plan.row(&name, &repeats)
     };
     let live = |what: &str| format!("live {LIVE_RATE}/s, ms {what}");
-    Ok(vec![
+    vec![
         row(live("to the 200"), |one| &one.quiet[0]),
         row(live("to the 200, replaying"), |one| &one.busy[0]),
         row(live("after the 200"), |one| &one.quiet[1]),
@@ -64,7 +82,41 @@ pub async fn run(plan: &Plan) -> Result<Vec<Row>> {
         row("cancel, ms to the last event".to_owned(), |one| {
             &one.cancelled
         }),
-    ])
+    ]
+}
+
+/// The bars that were missed, in words. A figure that is not there is missed too.
+fn missed(measured: &[Measured]) -> Vec<String> {
+    let ratio = |figures: fn(&Measured) -> &Figures| {
+        let repeats: Vec<Figures> = measured.iter().map(|one| figures(one).clone()).collect();
+        Figures::median(&repeats).ratio.unwrap_or(f64::NAN)
+    };
+    let mut missed = Vec::new();
+    for (what, ratio) in [
+        ("to the 200", ratio(|one| &one.busy[0])),
+        ("after the 200", ratio(|one| &one.busy[1])),
+    ] {
+        if !(0.0..MOST_SLOWED).contains(&ratio) {
+            missed.push(format!("a replay makes live p99 {what} {ratio:.2} times as long, and not below {MOST_SLOWED}"));
+        }
+    }
+    let rate = ratio(|one| &one.replay);
+    if !(1.0 - MOST_OFF_RATE..=1.0 + MOST_OFF_RATE).contains(&rate) {
+        missed.push(format!(
+            "a replay runs at {rate:.2} of its rate, more than {MOST_OFF_RATE} off"
+        ));
+    }
+    for one in measured {
+        for (what, figures) in [("pause", &one.paused), ("cancel", &one.cancelled)] {
+            let took_ms = figures.p99_ms.unwrap_or(f64::NAN);
+            if !(0.0..=MOST_SWITCH_MS).contains(&took_ms) {
+                missed.push(format!(
+                    "{what} took {took_ms:.0} ms, more than {MOST_SWITCH_MS:.0}"
+                ));
+            }
+        }
+    }
+    missed
 }
 
 async fn measure(letters: usize) -> Result<Measured> {

@@ -8,6 +8,9 @@ use harness::binaries::Process;
 use harness::stripe::{event, event_id, payment_intent, post, post_with};
 use harness::{TestBed, eventually};
 use serde_json::Value;
+use worker::alerting::news::{News, Repeat};
+use worker::alerting::notices::Site;
+use worker::alerting::rules::Firing;
 
 fn deploy(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -146,18 +149,53 @@ fn quoted_behind(text: &str, before: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// The names of the worker's own rules.
+fn rules() -> BTreeSet<String> {
+    let source = std::fs::read_to_string(deploy("../worker/src/alerting/rules.rs")).unwrap();
+    let source = source.split("#[cfg(test)]").next().unwrap();
+    quoted_behind(source, "fires(\"")
+}
+
+#[test]
+fn each_alert_names_a_command_that_is_taken_and_a_heading_of_the_runbook() {
+    let site = Site {
+        livemode: true,
+        console: None,
+    };
+    let runbook = read("runbook.md").to_lowercase().replace('`', "");
+    let headings = names_behind(&runbook, "### ");
+    for rule in rules() {
+        let key = if rule == "signature_failures" {
+            "signature_stale"
+        } else {
+            "f00d"
+        };
+        let alert = Firing {
+            rule: rule.clone().leak(),
+            key: key.to_owned(),
+            message: "m".to_owned(),
+            repeat: Repeat::Usual,
+        };
+        let told = site.news(&News::Fires(alert), jiff::Timestamp::UNIX_EPOCH);
+        let line = |before: &str| {
+            let line = told.body.lines().find_map(|line| line.strip_prefix(before));
+            line.unwrap_or_else(|| panic!("{rule} without {before}: {}", told.body))
+        };
+        if let Err(error) = <ops::Cli as clap::Parser>::try_parse_from(words(line("Next: "))) {
+            panic!("{rule}: {error}");
+        }
+        let heading = line("Runbook: deploy/runbook.md#");
+        assert!(headings.contains(heading), "{heading}");
+    }
+}
+
 #[test]
 fn each_alert_has_a_test_and_a_heading_in_the_runbook() {
     let alerts = names_behind(&read("prometheus/alerts.yml"), "- alert: ");
     let tested = names_behind(&read("prometheus/alerts_test.yml"), "- alertname: ");
     assert_eq!(alerts, tested);
-    let source = std::fs::read_to_string(deploy("../worker/src/alerting/rules.rs")).unwrap();
-    let source = source.split("#[cfg(test)]").next().unwrap();
-    let rules = quoted_behind(source, "fires(\"")
-        .union(&quoted_behind(source, "of(\""))
-        .cloned()
-        .collect::<BTreeSet<_>>();
-    assert_eq!(rules.len(), 9, "{rules:?}");
+    let rules = rules();
+    assert_eq!(rules.len(), 10, "{rules:?}");
     let runbook = read("runbook.md");
     let headings: BTreeSet<String> = names_behind(&runbook, "### ")
         .iter()

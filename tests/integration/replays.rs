@@ -349,6 +349,19 @@ async fn a_replay_pauses_by_itself_when_most_events_die_again() {
 }
 
 #[tokio::test]
+async fn a_replay_pauses_by_itself_when_most_events_fail_and_are_retried_for_hours() {
+    let bed = TestBed::new().await;
+    dead_events(&bed, DEADLY, 1, 1_000).await;
+    let patient = ["--max-attempts=50", "--backoff-base=4h", "--backoff-max=4h"];
+    let _worker = RunningWorker::start(&bed, &patient).await;
+    replay(&bed, &["--all", "--rate=100", WHY], 0).await;
+    until_replay(&bed, "state = 'paused' AND cursor BETWEEN 50 AND 200").await;
+    let why = bed.text("SELECT error FROM replays").await;
+    assert!(why.contains("fail and are retried"), "{why}");
+    take(&bed, "cancel", 0).await;
+}
+
+#[tokio::test]
 async fn too_many_events_and_too_many_replays_of_one_need_force() {
     let bed = TestBed::new().await;
     dead_events(&bed, HARMLESS, 1, 10_001).await;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use jiff::tz::TimeZone;
 use lettre::AsyncSmtpTransport;
 use lettre::Tokio1Executor;
 use lettre::message::Mailbox;
@@ -14,6 +15,7 @@ use shared::settings::{
 };
 use shared::stripe::StripeArgs;
 
+use crate::alerting::notices::Site;
 use crate::alerting::{AlertSettings, Hook};
 use crate::decision::Policy;
 use crate::mail::Outlet;
@@ -84,6 +86,12 @@ pub struct Args {
     /// An alert that still fires is told again after this time
     #[arg(long, env = "ALERT_REPEAT", default_value = "4h")]
     alert_repeat: String,
+    /// Whose days the daily summary is of, e.g. Europe/Berlin; the same for every worker
+    #[arg(long, env = "ALERT_TIME_ZONE", default_value = "UTC")]
+    alert_time_zone: String,
+    /// Where people reach the console, e.g. https://ops.example.com: alerts link to it
+    #[arg(long, env = "ALERT_CONSOLE_URL")]
+    alert_console_url: Option<String>,
     /// Mail server, e.g. smtp://user:password@host:587?tls=required; without it mails are written to MAIL_DIR
     #[arg(long, env = "SMTP_URL", hide_env_values = true)]
     smtp_url: Option<String>,
@@ -149,7 +157,7 @@ impl Config {
         let offer = check.value("SEAT_OFFER", &args.seat_offer, duration);
         let ages = ages(args, &mut check);
         let reconcile = reconcile(args, livemode, &mut check);
-        let alerts = alerts(args, &mut check);
+        let alerts = alerts(args, livemode, &mut check);
         let outlet = match args
             .smtp_url
             .as_deref()
@@ -233,7 +241,7 @@ fn reconcile(args: &Args, livemode: Option<bool>, check: &mut Check) -> Option<O
     Some(schedule.map(|(stripe, every)| Schedule { stripe, every }))
 }
 
-fn alerts(args: &Args, check: &mut Check) -> Option<AlertSettings> {
+fn alerts(args: &Args, livemode: Option<bool>, check: &mut Check) -> Option<AlertSettings> {
     let mail_to = check.value("ALERT_MAIL_TO", &args.alert_mail_to, mailboxes);
     let repeat = check.value("ALERT_REPEAT", &args.alert_repeat, duration);
     let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
@@ -246,11 +254,43 @@ fn alerts(args: &Args, check: &mut Check) -> Option<AlertSettings> {
             .map(Some),
         None => Some(None),
     };
+    let time_zone = check.value("ALERT_TIME_ZONE", &args.alert_time_zone, time_zone);
+    let console = match given(&args.alert_console_url) {
+        Some(url) => check
+            .value("ALERT_CONSOLE_URL", &url, console_url)
+            .map(Some),
+        None => Some(None),
+    };
     Some(AlertSettings {
         mail_to: mail_to?,
         hook: hook?,
         repeat: repeat?,
+        time_zone: time_zone?,
+        site: Site {
+            livemode: livemode?,
+            console: console?,
+        },
     })
+}
+
+fn time_zone(raw: &str) -> Result<TimeZone, String> {
+    TimeZone::get(raw.trim())
+        .map_err(|_| format!("must be a time zone such as Europe/Berlin, not `{raw}`"))
+}
+
+fn console_url(raw: &str) -> Result<String, String> {
+    let url = raw.trim().trim_end_matches('/');
+    let is_url = |scheme| {
+        url.strip_prefix(scheme)
+            .is_some_and(|rest: &str| !rest.is_empty())
+    };
+    if (is_url("https://") || is_url("http://")) && !url.contains(char::is_whitespace) {
+        Ok(url.to_owned())
+    } else {
+        Err(format!(
+            "must be a URL such as https://ops.example.com, not `{raw}`"
+        ))
+    }
 }
 
 fn mailboxes(raw: &str) -> Result<Vec<Mailbox>, String> {
@@ -300,6 +340,8 @@ mod tests {
             "--stripe-api-url=http://api.stripe.com",
             "--alert-mail-to=nobody",
             "--alert-hook-url=ftp://hunter2",
+            "--alert-time-zone=Mars/Olympus",
+            "--alert-console-url=ops.example.com",
             "--smtp-url=http://user:hunter2@mail",
             "--mail-from=nobody",
         ];
@@ -318,6 +360,8 @@ mod tests {
             "STRIPE_API_URL",
             "ALERT_MAIL_TO",
             "ALERT_HOOK_URL",
+            "ALERT_TIME_ZONE",
+            "ALERT_CONSOLE_URL",
             "SMTP_URL",
             "MAIL_FROM",
         ] {

@@ -227,7 +227,7 @@ fn start_upkeep(config: &Config, pool: &Pool, metrics: &Metrics, background: &mu
         background.spawn(reconciler.run(token.clone()));
     }
     let alerts = &config.alerts;
-    let alerting = Alerting::new(pool.clone(), alerts.clone(), config.livemode);
+    let alerting = Alerting::new(pool.clone(), alerts.clone());
     background.spawn(alerting.run(token.clone()));
     let mail = (config.outlet.clone(), config.mail_from.clone());
     let sender = Sender::new(pool.clone(), alerts.clone(), mail, metrics.clone());

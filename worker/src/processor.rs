@@ -14,9 +14,9 @@ use tracing::{error, info, warn};
 
 use crate::decision::{Next, Policy, decide};
 use crate::fingerprint::fingerprint;
-use crate::handlers::{Failure, Outcome, Registry};
+use crate::handlers::{Failure, Outcome, Registry, is_about_money};
 use crate::metrics::Metrics;
-use crate::store::events::{self, Attempt, Error, Lock, LockedEvent};
+use crate::store::events::{self, Attempt, Death, Error, Lock, LockedEvent};
 
 /// How long a handler may run: below the time after which the database ends an idle transaction.
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -238,8 +238,11 @@ impl Processor {
             let traceparent = run.trace.traceparent();
             events::retry_later(client, &attempt, &recorded, after, &traceparent).await?
         } else {
-            let group = fingerprint(run.label, kind, &message);
-            events::bury(client, &attempt, &recorded, &group).await?
+            let death = Death {
+                fingerprint: fingerprint(run.label, kind, &message),
+                about_money: is_about_money(&run.locked.event.event_type),
+            };
+            events::bury(client, &attempt, &recorded, &death).await?
         };
         if !saved {
             return Ok(Handled::NotDue);

@@ -141,14 +141,10 @@ impl Replayer {
         replay: &LockedReplay,
     ) -> Result<Moved, StoreError> {
         let id = replay.id;
-        let recent = replays::recent(tx, id, replay.watched_from, WATCHED).await?;
+        let recent = replays::recent(tx, replay, WATCHED).await?;
         if does_harm(recent) {
-            let Recent {
-                finished,
-                dead_again,
-            } = recent;
-            let why = format!("{dead_again} of the last {finished} events died again");
-            warn!(replay = id, dead_again, finished, "replay pauses by itself");
+            let why = harm(recent);
+            warn!(replay = id, ?recent, "replay pauses by itself");
             replays::pause(tx, id, &self.worker, &why).await?;
             return Ok(Moved::default());
         }
@@ -189,9 +185,24 @@ fn would_repeat(error: &StoreError) -> bool {
     }
 }
 
-/// Whether over half of the last events died again.
+/// Whether over half of the last events failed. One that is retried counts until it does better: its death may take
+/// hours, in which thousands more would follow it.
 fn does_harm(recent: Recent) -> bool {
-    recent.finished >= WATCHED && recent.dead_again * 2 > recent.finished
+    recent.attempted >= WATCHED && (recent.dead_again + recent.retried) * 2 > recent.attempted
+}
+
+fn harm(recent: Recent) -> String {
+    let Recent {
+        attempted,
+        dead_again,
+        retried,
+    } = recent;
+    match retried {
+        0 => format!("{dead_again} of the last {attempted} events died again"),
+        _ => format!(
+            "of the last {attempted} events {dead_again} died again, and {retried} fail and are retried"
+        ),
+    }
 }
 
 /// How many more may wait for their first attempt: a tenth of a second's worth, so that live events never queue behind
@@ -286,13 +297,18 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_pauses_when_over_half_of_fifty_died_again() {
-        let recent = |finished, dead_again| Recent {
-            finished,
-            dead_again,
+    fn a_replay_pauses_when_over_half_of_fifty_fail() {
+        let harmful = |attempted, dead_again, retried| {
+            does_harm(Recent {
+                attempted,
+                dead_again,
+                retried,
+            })
         };
-        assert!(does_harm(recent(50, 26)) && does_harm(recent(50, 50)));
-        assert!(!does_harm(recent(50, 25)) && !does_harm(recent(49, 49)));
+        assert!(
+            harmful(50, 26, 0) && harmful(50, 50, 0) && harmful(50, 0, 26) && harmful(50, 13, 13)
+        );
+        assert!(!harmful(50, 25, 0) && !harmful(50, 12, 13) && !harmful(49, 49, 0));
     }
 
     #[test]

@@ -2,6 +2,9 @@
 //! `sender` tells it.
 
 mod hook;
+pub mod measured;
+pub mod news;
+pub mod notices;
 pub mod rules;
 mod sender;
 pub mod summary;
@@ -20,14 +23,16 @@ use tracing::{info, warn};
 pub use hook::Hook;
 pub use sender::Sender;
 
-use crate::alerting::rules::News;
-use crate::store::alerting::{self, Notice};
+use crate::alerting::news::News;
+use crate::alerting::notices::{Notice, Site};
+use crate::alerting::summary::Report;
+use crate::store::{alert_rules, alerting, summary as numbers};
 
 const RULES_INTERVAL: Duration = Duration::from_secs(5);
 const RULES_TIMEOUT: Duration = Duration::from_secs(10);
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
 const SUMMARY_TIMEOUT: Duration = Duration::from_secs(120);
-/// The summary of a day is told this long after its end, by UTC.
+/// The summary of a day is told this long after its end.
 const SUMMARY_AFTER: SignedDuration = SignedDuration::from_mins(5);
 /// More at once are told in one notice.
 const MANY_NOTICES: usize = 10;
@@ -41,6 +46,10 @@ pub struct AlertSettings {
     pub hook: Option<Hook>,
     /// What still fires is told again after this time.
     pub repeat: Duration,
+    /// Whose days are summed up.
+    pub time_zone: TimeZone,
+    /// Where notices come from.
+    pub site: Site,
 }
 
 impl AlertSettings {
@@ -55,17 +64,12 @@ impl AlertSettings {
 pub struct Alerting {
     pool: Pool,
     settings: AlertSettings,
-    livemode: bool,
 }
 
 impl Alerting {
-    /// For an installation of this mode.
-    pub fn new(pool: Pool, settings: AlertSettings, livemode: bool) -> Self {
-        Self {
-            pool,
-            settings,
-            livemode,
-        }
+    /// One that tells those whom the settings name.
+    pub fn new(pool: Pool, settings: AlertSettings) -> Self {
+        Self { pool, settings }
     }
 
     /// Looks until `shutdown`. Where nobody is named it leaves that to other workers: what it noted, they would not tell.
@@ -75,7 +79,9 @@ impl Alerting {
         }
         let rules = async {
             loop {
-                note_failure("rules", self.run_once().await);
+                if let Err(error) = self.run_once().await {
+                    note_failure("rules", &error);
+                }
                 if !sleep_unless(&shutdown, RULES_INTERVAL).await {
                     return;
                 }
@@ -83,8 +89,16 @@ impl Alerting {
         };
         let summaries = async {
             loop {
-                note_failure("summary", self.summarise_once().await);
-                if !sleep_unless(&shutdown, SUMMARY_INTERVAL).await {
+                let pause = match self.summarise_once().await {
+                    // Another day may have been missed.
+                    Ok(true) => Duration::ZERO,
+                    Ok(false) => SUMMARY_INTERVAL,
+                    Err(error) => {
+                        note_failure("summary", &error);
+                        SUMMARY_INTERVAL
+                    }
+                };
+                if !sleep_unless(&shutdown, pause).await {
                     return;
                 }
             }
@@ -103,111 +117,84 @@ impl Alerting {
         let Some(now) = alerting::try_lock(&tx, "alerting").await? else {
             return Ok(());
         };
-        let measured = alerting::measure(&tx, self.livemode).await?;
+        let (channels, site) = (self.settings.channels(), &self.settings.site);
+        let measured = alert_rules::measure(&tx, site.livemode).await?;
         let known = alerting::known(&tx).await?;
         let firing = rules::firing(&measured, &known);
         let repeat = SignedDuration::try_from(self.settings.repeat).unwrap_or(SignedDuration::MAX);
-        let channels = self.settings.channels();
-        let mut notices = Vec::new();
-        for news in rules::news(&firing, &known, now, repeat) {
+        let dead = alerting::take_dead_payments(&tx).await?;
+        let mut notices: Vec<Notice> = dead.iter().map(|dead| site.dead_payment(dead)).collect();
+        for news in news::news(&firing, &known, now, repeat) {
+            log(&news);
             alerting::note(&tx, &news).await?;
-            notices.push(notice(&news, now));
+            // Its events are told one by one.
+            if !matches!(&news, News::Fires(alert) if alert.rule == "dead_payments") {
+                notices.push(site.news(&news, now));
+            }
         }
-        notices.extend(alerting::untold(&tx, &channels).await?);
-        tell(&tx, &channels, &notices, now).await?;
+        let raised = alerting::untold(&tx, &channels).await?;
+        notices.extend(raised.iter().map(|raised| site.raised(raised)));
+        self.tell(&tx, &notices, now).await?;
         Ok(tx.commit().await?)
     }
 
-    /// Sums up the last day that is over, unless that was done or another worker does it at this moment.
-    pub async fn summarise_once(&self) -> Result<(), StoreError> {
+    /// Queues notices, or one of all of them where there are many.
+    async fn tell(
+        &self,
+        tx: &Transaction<'_>,
+        notices: &[Notice],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let channels = self.settings.channels();
+        if notices.len() <= MANY_NOTICES {
+            return alerting::queue(tx, &channels, notices).await;
+        }
+        let all = self.settings.site.bundle(notices, now);
+        alerting::bundle(tx, &channels, notices).await?;
+        alerting::queue(tx, &channels, &[all]).await
+    }
+
+    /// Sums up the first day that is over and was not summed up, unless another worker does at this moment. False when
+    /// there is none.
+    pub async fn summarise_once(&self) -> Result<bool, StoreError> {
         let summarise = async |client: &mut Object| self.summarise(client).await;
         with_client(&self.pool, SUMMARY_TIMEOUT, summarise).await
     }
 
     /// In a transaction of its own: a day that takes long to sum up must not keep an alert back.
-    async fn summarise(&self, client: &mut Object) -> Result<(), StoreError> {
+    async fn summarise(&self, client: &mut Object) -> Result<bool, StoreError> {
         let tx = client.transaction().await?;
         let Some(now) = alerting::try_lock(&tx, "summary").await? else {
-            return Ok(());
+            return Ok(false);
         };
-        let (channels, over) = (self.settings.channels(), now - SUMMARY_AFTER);
-        let Ok(day) = over.to_zoned(TimeZone::UTC).date().yesterday() else {
-            return Ok(());
+        let AlertSettings {
+            time_zone, site, ..
+        } = &self.settings;
+        let channels = self.settings.channels();
+        let last = alerting::last_summary(&tx, &channels).await?;
+        let last = last.and_then(|day| day.parse().ok());
+        let Some(due) = summary::due(now - SUMMARY_AFTER, time_zone, last) else {
+            return Ok(false);
         };
-        let name = format!("summary/{day}");
-        if alerting::is_queued(&tx, &channels, &name).await? {
-            return Ok(());
-        }
-        alerting::take_time(&tx).await?;
-        let numbers = alerting::day(&tx, &day.to_string()).await?;
-        let notice = Notice {
-            name,
-            subject: format!("Tollgate on {day}"),
-            body: summary::text(&numbers),
+        numbers::take_time(&tx).await?;
+        let report = Report {
+            day: numbers::day(&tx, due.from, due.to).await?,
+            due,
         };
-        alerting::queue(&tx, &channels, &[notice]).await?;
-        Ok(tx.commit().await?)
+        alerting::queue(&tx, &channels, &[report.notice(site)]).await?;
+        tx.commit().await?;
+        Ok(true)
     }
 }
 
-fn note_failure(duty: &str, result: Result<(), StoreError>) {
-    if let Err(error) = result {
-        warn!(duty, %error, "alerting waits");
-    }
+fn note_failure(duty: &str, error: &StoreError) {
+    warn!(duty, %error, "alerting waits");
 }
 
-/// Queues notices, or one of all of them where there are many: a flood of mails is not read.
-async fn tell(
-    tx: &Transaction<'_>,
-    channels: &[&'static str],
-    notices: &[Notice],
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    if notices.len() <= MANY_NOTICES {
-        return alerting::queue(tx, channels, notices).await;
-    }
-    let lines: Vec<&str> = notices
-        .iter()
-        .map(|notice| notice.subject.as_str())
-        .collect();
-    let all = Notice {
-        name: format!("bundle/{now}"),
-        subject: format!("[{} notices] {}", notices.len(), lines[0]),
-        body: lines.join("\n"),
-    };
-    alerting::bundle(tx, channels, notices).await?;
-    alerting::queue(tx, channels, &[all]).await
-}
-
-/// What is told of it.
-fn notice(news: &News, now: Timestamp) -> Notice {
-    let named = |rule: &str, key: &str, what: &str| format!("{rule}/{key}/{what}/{now}");
+fn log(news: &News) {
     match news {
-        News::Fires(alert) => {
-            warn!(rule = alert.rule, key = alert.key, "alert fires");
-            Notice {
-                name: named(alert.rule, &alert.key, "fires"),
-                subject: format!("[firing] {}: {}", alert.rule, alert.message),
-                body: alert.message.clone(),
-            }
-        }
-        News::FiresStill(alert, since) => Notice {
-            name: named(alert.rule, &alert.key, "fires still"),
-            subject: format!("[still firing] {}: {}", alert.rule, alert.message),
-            body: format!("since {since:.0}: {}", alert.message),
-        },
-        News::Resolved {
-            rule,
-            key,
-            message,
-            since,
-        } => {
-            info!(rule, key, "alert resolved");
-            Notice {
-                name: named(rule, key, "resolved"),
-                subject: format!("[resolved] {rule}: {message}"),
-                body: format!("It fired since {since:.0}: {message}"),
-            }
-        }
+        News::Fires(alert) => warn!(rule = alert.rule, key = alert.key, "alert fires"),
+        News::Resolved { rule, key, .. } => info!(rule, key, "alert resolved"),
+        News::FiresStill(..) => {}
     }
 }

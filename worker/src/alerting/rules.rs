@@ -1,56 +1,12 @@
-//! Which alerts fire, and what is told of it: on a change, and again from time to time. Pure.
+//! Which alerts fire. Pure.
 
-use jiff::{SignedDuration, Timestamp};
+use super::measured::{Group, MOST_COUNTED, Measured, Unverified};
+use super::news::{Known, Repeat};
 
-/// A group of open dead letters.
-#[derive(Debug, Clone)]
-pub struct Group {
-    /// What they share.
-    pub fingerprint: String,
-    /// A fixed word for the cause.
-    pub reason: String,
-    /// How many, up to [`MOST_COUNTED`].
-    pub count: i64,
-}
-
-/// Webhooks that could not be verified, of one cause.
-#[derive(Debug, Clone)]
-pub struct Unverified {
-    /// As in the metrics.
-    pub cause: String,
-    /// Within five minutes.
-    pub recently: i64,
-    /// Within an hour.
-    pub lately: i64,
-}
-
-/// What the rules look at.
-#[derive(Debug, Clone, Default)]
-pub struct Measured {
-    /// Groups that grew by more than [`MANY_FAILURES`] within an hour.
-    pub growing: Vec<Group>,
-    /// Groups of events about payments.
-    pub payments: Vec<Group>,
-    /// Seconds that the oldest new event waits for its first attempt.
-    pub backlog_age_s: f64,
-    /// What gateways refused as not signed by Stripe.
-    pub unverified: Vec<Unverified>,
-    /// Events of the other mode within an hour.
-    pub wrong_mode: i64,
-    /// Events whose message was lost within a day.
-    pub rescued: i64,
-    /// Scheduled reconciliations that failed since the last one that did not.
-    pub failed_reconciliations: i64,
-    /// Seconds since the last event.
-    pub quiet_s: Option<f64>,
-    /// Seconds between events at this hour of the week, in the last four weeks.
-    pub usual_gap_s: Option<f64>,
-}
-
-/// More failures of one cause within an hour are an alert.
-pub const MANY_FAILURES: i64 = 5;
-/// Of a group no more are counted than these.
-pub const MOST_COUNTED: i64 = 100;
+/// More failures within an hour, of whatever cause, are an alert.
+const MANY_FAILURES: i64 = 5;
+/// So many of their groups are named.
+const NAMED_GROUPS: usize = 3;
 const BACKLOG_WARN_S: f64 = 60.0;
 const BACKLOG_PAGE_S: f64 = 300.0;
 /// More webhooks that cannot be verified within five minutes are an alert.
@@ -61,7 +17,8 @@ const RETIRED: &str = "signature_retired";
 const MANY_RECONCILIATIONS: i64 = 3;
 /// A silence this many times as long as usual.
 const QUIET_FACTOR: f64 = 3.0;
-const LEAST_QUIET_S: f64 = 300.0;
+/// No shorter one is an alert.
+pub const LEAST_QUIET_S: f64 = 300.0;
 
 /// An alert that fires now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,50 +29,17 @@ pub struct Firing {
     pub key: String,
     /// For people.
     pub message: String,
-}
-
-/// Where an alert stood.
-#[derive(Debug, Clone)]
-pub struct Known {
-    /// Which rule.
-    pub rule: String,
-    /// What it is about.
-    pub key: String,
-    /// Whether it fires.
-    pub firing: bool,
-    /// What was said of it.
-    pub message: String,
-    /// Since when it stands so.
-    pub since: Timestamp,
-    /// When that was told last.
-    pub told_at: Timestamp,
-}
-
-/// What is new of an alert.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
-    /// It fires, and did not.
-    Fires(Firing),
-    /// It fires still, for so long that it is told again.
-    FiresStill(Firing, Timestamp),
-    /// It does not fire any more.
-    Resolved {
-        /// Which rule.
-        rule: String,
-        /// What it was about.
-        key: String,
-        /// What was said.
-        message: String,
-        /// Since when it had fired.
-        since: Timestamp,
-    },
+    /// How often it is told again while it fires.
+    pub repeat: Repeat,
 }
 
 /// The alerts that fire. One that fires already goes on until its cause is clearly over, so that nothing at the edge of
 /// a limit tells it again and again.
 pub fn firing(measured: &Measured, known: &[Known]) -> Vec<Firing> {
     [
-        dead_letters(measured),
+        failures(&measured.failures, known).into_iter().collect(),
+        measured.payments.iter().map(dead_payments).collect(),
+        measured.recurred.iter().map(recurred).collect(),
         backlog(measured.backlog_age_s, known),
         signatures(&measured.unverified, known),
         arrivals(measured),
@@ -128,6 +52,7 @@ fn fires(rule: &'static str, key: &str, message: String) -> Firing {
         rule,
         key: key.to_owned(),
         message,
+        repeat: Repeat::Usual,
     }
 }
 
@@ -137,27 +62,70 @@ fn has_fired(known: &[Known], rule: &str, key: &str) -> bool {
         .any(|known| known.firing && known.rule == rule && known.key == key)
 }
 
-fn dead_letters(measured: &Measured) -> Vec<Firing> {
-    let of = |rule, what: &str, group: &Group| {
+/// What operators have in hand is not told again.
+fn unless_in_hand(mut alert: Firing, acknowledged: bool) -> Firing {
+    if acknowledged {
+        alert.repeat = Repeat::Never;
+    }
+    alert
+}
+
+fn failures(groups: &[Group], known: &[Known]) -> Option<Firing> {
+    let all: i64 = groups.iter().map(|group| group.count).sum();
+    let goes_on = has_fired(known, "repeated_failures", "") && all > MANY_FAILURES / 2;
+    if all <= MANY_FAILURES && !goes_on {
+        return None;
+    }
+    let named = groups.iter().take(NAMED_GROUPS).map(|group| {
         let Group {
             fingerprint,
             reason,
             count,
+            ..
         } = group;
-        let more = if *count < MOST_COUNTED {
-            ""
-        } else {
-            " or more"
-        };
-        let text = format!("{count}{more} {what}: {reason} (group {fingerprint})");
-        fires(rule, fingerprint, text)
-    };
-    let growing = measured.growing.iter();
-    let payments = measured.payments.iter();
-    growing
-        .map(|group| of("repeated_failures", "events died within an hour", group))
-        .chain(payments.map(|group| of("dead_payments", "payment events are dead", group)))
-        .collect()
+        format!("{count} {reason} (group {fingerprint})")
+    });
+    let mut text = format!("{} events died within an hour: ", counted(all));
+    text += &named.collect::<Vec<_>>().join(", ");
+    if groups.len() > NAMED_GROUPS {
+        text += &format!(", and {} groups more", groups.len() - NAMED_GROUPS);
+    }
+    let in_hand = groups.iter().all(|group| group.acknowledged);
+    Some(unless_in_hand(
+        fires("repeated_failures", "", text),
+        in_hand,
+    ))
+}
+
+fn dead_payments(group: &Group) -> Firing {
+    let Group {
+        fingerprint,
+        reason,
+        count,
+        acknowledged,
+    } = group;
+    let count = counted(*count);
+    let text = format!("{count} events about money are dead: {reason} (group {fingerprint})");
+    unless_in_hand(fires("dead_payments", fingerprint, text), *acknowledged)
+}
+
+fn recurred(group: &Group) -> Firing {
+    let Group {
+        fingerprint,
+        reason,
+        count,
+        ..
+    } = group;
+    let count = counted(*count);
+    let text = format!(
+        "{count} events died since their group was resolved: {reason} (group {fingerprint})"
+    );
+    fires("recurred", fingerprint, text)
+}
+
+fn counted(count: i64) -> String {
+    let more = if count < MOST_COUNTED { "" } else { " or more" };
+    format!("{count}{more}")
 }
 
 fn backlog(age_s: f64, known: &[Known]) -> Vec<Firing> {
@@ -227,8 +195,13 @@ fn arrivals(measured: &Measured) -> Vec<Firing> {
         found.push(fires("wrong_mode", "", text.to_owned()));
     }
     if measured.rescued > 0 {
-        let text = "messages of events were lost and published again within the last day";
-        found.push(fires("rescued", "", text.to_owned()));
+        let count = counted(measured.rescued);
+        let text =
+            format!("messages of {count} events were lost and published again within the last day");
+        found.push(Firing {
+            repeat: Repeat::Daily,
+            ..fires("rescued", "", text)
+        });
     }
     if measured.failed_reconciliations >= MANY_RECONCILIATIONS {
         let text = "reconciling with Stripe fails again and again: see its runs in the console";
@@ -243,50 +216,10 @@ fn arrivals(measured: &Measured) -> Vec<Firing> {
     found
 }
 
-/// What has changed since it was told, or was told longer than `repeat` ago.
-pub fn news(
-    firing: &[Firing],
-    known: &[Known],
-    now: Timestamp,
-    repeat: SignedDuration,
-) -> Vec<News> {
-    let state = |rule: &str, key: &str| {
-        known
-            .iter()
-            .find(|known| known.firing && known.rule == rule && known.key == key)
-    };
-    let mut news = Vec::new();
-    for alert in firing {
-        match state(alert.rule, &alert.key) {
-            None => news.push(News::Fires(alert.clone())),
-            Some(known) if now.duration_since(known.told_at) >= repeat => {
-                news.push(News::FiresStill(alert.clone(), known.since));
-            }
-            Some(_) => {}
-        }
-    }
-    let fires = |known: &Known| {
-        firing
-            .iter()
-            .any(|alert| alert.rule == known.rule && alert.key == known.key)
-    };
-    news.extend(
-        known
-            .iter()
-            .filter(|known| known.firing && !fires(known))
-            .map(|known| News::Resolved {
-                rule: known.rule.clone(),
-                key: known.key.clone(),
-                message: known.message.clone(),
-                since: known.since,
-            }),
-    );
-    news
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::Timestamp;
 
     fn rules(measured: &Measured, known: &[Known]) -> Vec<String> {
         let name = |alert: &Firing| format!("{}/{}", alert.rule, alert.key);
@@ -316,15 +249,51 @@ mod tests {
         }
     }
 
+    fn group(fingerprint: &str, count: i64, acknowledged: bool) -> Group {
+        Group {
+            fingerprint: fingerprint.to_owned(),
+            reason: "r".to_owned(),
+            count,
+            acknowledged,
+        }
+    }
+
+    #[test]
+    fn failures_count_together_whatever_their_groups() {
+        let of = |groups: &[(&str, i64, bool)], known: &[Known]| {
+            let groups = groups
+                .iter()
+                .map(|(name, count, acknowledged)| group(name, *count, *acknowledged));
+            failures(&groups.collect::<Vec<_>>(), known)
+        };
+        let singles = [
+            ("a", 1, false),
+            ("b", 1, false),
+            ("c", 1, true),
+            ("d", 1, true),
+            ("e", 1, false),
+        ];
+        assert_eq!(of(&singles, &[]), None);
+        let one_more = [&singles[..], &[("f", 1, false)]].concat();
+        let alert = of(&one_more, &[]).unwrap();
+        assert_eq!(
+            (alert.message.as_str(), alert.repeat),
+            (
+                "6 events died within an hour: 1 r (group a), 1 r (group b), 1 r (group c), and 3 groups more",
+                Repeat::Usual
+            )
+        );
+        let in_hand = of(&[("a", 6, true)], &[]).unwrap();
+        assert_eq!(in_hand.repeat, Repeat::Never);
+        // It ends below half of its limit.
+        let fired = [known("repeated_failures", "")];
+        assert!(of(&singles, &fired).is_some());
+        assert_eq!(of(&singles[..2], &fired), None);
+    }
+
     #[test]
     fn each_rule_fires_beyond_its_limit() {
-        let group = || {
-            vec![Group {
-                fingerprint: "f".to_owned(),
-                reason: "r".to_owned(),
-                count: 6,
-            }]
-        };
+        let group = || vec![group("f", 6, false)];
         let none = Measured::default;
         let quiet = |quiet_s, usual_gap_s| Measured {
             quiet_s,
@@ -343,10 +312,17 @@ mod tests {
             (none(), vec![]),
             (
                 Measured {
-                    growing: group(),
+                    failures: group(),
                     ..none()
                 },
-                vec!["repeated_failures/f"],
+                vec!["repeated_failures/"],
+            ),
+            (
+                Measured {
+                    recurred: group(),
+                    ..none()
+                },
+                vec!["recurred/f"],
             ),
             (
                 Measured {
@@ -427,37 +403,5 @@ mod tests {
                 "{measured:?}"
             );
         }
-    }
-
-    #[test]
-    fn a_change_is_told_once_and_again_after_a_while() {
-        let now = Timestamp::from_second(1_000_000).unwrap();
-        let alert = Firing {
-            rule: "rescued",
-            key: String::new(),
-            message: "m".to_owned(),
-        };
-        let known = |firing, told_s_ago| Known {
-            rule: "rescued".to_owned(),
-            key: String::new(),
-            firing,
-            message: "m".to_owned(),
-            since: now,
-            told_at: now - SignedDuration::from_secs(told_s_ago),
-        };
-        let repeat = SignedDuration::from_secs(100);
-        let told = |firing: &[Firing], known: Known| news(firing, &[known], now, repeat);
-        let fires = [alert.clone()];
-        assert_eq!(told(&fires, known(true, 99)), []);
-        assert_eq!(told(&fires, known(false, 1)), [News::Fires(alert.clone())]);
-        assert_eq!(
-            told(&fires, known(true, 100)),
-            [News::FiresStill(alert, now)]
-        );
-        assert_eq!(told(&[], known(false, 999)), []);
-        assert!(matches!(
-            told(&[], known(true, 1))[..],
-            [News::Resolved { .. }]
-        ));
     }
 }

@@ -1,8 +1,90 @@
-//! A day in numbers, as text. Pure.
+//! Which day is summed up, and its numbers as text. Pure.
 
 use std::fmt::Write;
 
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
 use shared::money::Money;
+
+use super::notices::{Notice, Site};
+
+/// No more of the days that were missed are summed up.
+const MOST_DAYS: i64 = 7;
+
+/// A day to be summed up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// Which one.
+    pub date: Date,
+    /// Where it is that day.
+    pub zone: String,
+    /// Its first moment.
+    pub from: Timestamp,
+    /// The next day's.
+    pub to: Timestamp,
+    /// Whether another day is over since.
+    pub late: bool,
+}
+
+/// The first day that is over and comes after the `last` one that was summed up; yesterday where none ever was.
+pub fn due(now: Timestamp, zone: &TimeZone, last: Option<Date>) -> Option<Due> {
+    let yesterday = now.to_zoned(zone.clone()).date().yesterday().ok()?;
+    let earliest = yesterday.checked_sub((MOST_DAYS - 1).days()).ok()?;
+    let date = match last {
+        Some(last) => last.tomorrow().ok()?.max(earliest),
+        None => yesterday,
+    };
+    if date > yesterday {
+        return None;
+    }
+    let begins = |date: Date| Some(date.to_zoned(zone.clone()).ok()?.timestamp());
+    Some(Due {
+        date,
+        zone: zone.iana_name().unwrap_or("local time").to_owned(),
+        from: begins(date)?,
+        to: begins(date.tomorrow().ok()?)?,
+        late: date < yesterday,
+    })
+}
+
+/// A day, summed up.
+pub struct Report {
+    /// Which one.
+    pub due: Due,
+    /// Its numbers.
+    pub day: Day,
+}
+
+impl Report {
+    /// What is told of it.
+    pub fn notice(&self, site: &Site) -> Notice {
+        let Due {
+            date, zone, late, ..
+        } = &self.due;
+        let Events { received, dead, .. } = self.day.events;
+        let (open, _) = self.day.open;
+        let mut body = format!("{date} in {zone}\n");
+        if *late {
+            body += "Late: no worker was there to tell it when the day was over.\n";
+        }
+        body += &text(&self.day);
+        if open > 0 {
+            body += "\nNext: ops dead-letters groups\n";
+            body += &site.console("/dead-letters".to_owned());
+        } else {
+            body += &site.console("/".to_owned());
+        }
+        Notice {
+            name: format!("summary/{date}"),
+            subject: format!(
+                "Tollgate {} on {date}: {received} events, {dead} of them dead, {open} dead letters open",
+                site.mode()
+            ),
+            body,
+        }
+    }
+}
 
 /// A day in numbers.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -156,6 +238,37 @@ fn replayed(text: &mut String, day: &Day) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_day_that_is_due_is_the_first_that_was_missed() {
+        let now: Timestamp = "2026-03-30T01:00:00Z".parse().unwrap();
+        let (utc, berlin) = (TimeZone::UTC, TimeZone::get("Europe/Berlin").unwrap());
+        let american = TimeZone::get("America/New_York").unwrap();
+        let date = |day: &str| day.parse::<Date>().unwrap();
+        for (zone, last, expected) in [
+            (&utc, None, Some(("2026-03-29", false))),
+            (&american, None, Some(("2026-03-28", false))),
+            (&utc, Some("2026-03-29"), None),
+            (&utc, Some("2026-03-30"), None),
+            (&utc, Some("2026-03-28"), Some(("2026-03-29", false))),
+            (&utc, Some("2026-03-26"), Some(("2026-03-27", true))),
+            (&utc, Some("2025-01-01"), Some(("2026-03-23", true))),
+        ] {
+            let found = due(now, zone, last.map(date));
+            let found = found.map(|due| (due.date, due.late));
+            let expected = expected.map(|(day, late)| (date(day), late));
+            assert_eq!(found, expected, "{zone:?} {last:?}");
+        }
+        // Summer time begins: the day has 23 hours.
+        let short = due(now, &berlin, None).unwrap();
+        assert_eq!(
+            (
+                short.from.to_string().as_str(),
+                short.to.to_string().as_str()
+            ),
+            ("2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z")
+        );
+    }
 
     #[test]
     fn a_day_reads_with_exact_money_in_the_digits_of_its_currency() {

@@ -105,6 +105,18 @@ pub fn registry(times: SeatTimes) -> Registry {
         .with("refund.updated", refund::Updated(orders))
 }
 
+/// Whether an event of this type says that money moved, or should have: somebody must hear of each that dies.
+pub fn is_about_money(event_type: &str) -> bool {
+    const MONEY: [&str; 5] = [
+        "payment_intent.",
+        "charge.",
+        "checkout.session.",
+        "refund.",
+        "invoice.",
+    ];
+    MONEY.iter().any(|family| event_type.starts_with(family))
+}
+
 /// What came of an attempt that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -243,5 +255,39 @@ impl From<DeskError> for Failure {
 impl From<CartError> for Failure {
     fn from(error: CartError) -> Self {
         DeskError::from(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn all_that_is_handled_is_about_money_but_subscriptions() {
+        let hour = Duration::from_secs(3_600);
+        let times = SeatTimes {
+            hold: hour,
+            offer: hour,
+        };
+        let registry = registry(times);
+        let others: Vec<_> = registry
+            .0
+            .keys()
+            .filter(|event_type| !is_about_money(event_type))
+            .collect();
+        assert!(others.len() < registry.0.len());
+        for event_type in others {
+            assert!(
+                event_type.starts_with("customer.subscription."),
+                "{event_type}"
+            );
+        }
+        for event_type in ["invoice.voided", "charge.dispute.funds_withdrawn"] {
+            assert!(is_about_money(event_type), "{event_type}");
+        }
+        for event_type in ["customer.updated", "invoiceitem.created", "charges", ""] {
+            assert!(!is_about_money(event_type), "{event_type}");
+        }
     }
 }

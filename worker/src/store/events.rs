@@ -8,6 +8,7 @@ use shared::database::{StoreError, execute, query_opt};
 use tokio_postgres::Row;
 
 use crate::event::Event;
+use crate::fingerprint::VERSION;
 
 /// An event under this transaction's lock.
 pub struct LockedEvent {
@@ -58,6 +59,14 @@ pub struct Error<'a> {
     pub kind: &'a str,
     /// For people.
     pub message: &'a str,
+}
+
+/// What is noted of an event that died.
+pub struct Death {
+    /// The group of its failure.
+    pub fingerprint: String,
+    /// Whether people are told of it by itself.
+    pub about_money: bool,
 }
 
 /// What became of the wish to lock an event.
@@ -218,7 +227,7 @@ pub async fn bury(
     client: &impl GenericClient,
     attempt: &Attempt<'_>,
     error: &Error<'_>,
-    fingerprint: &str,
+    death: &Death,
 ) -> Result<bool, StoreError> {
     const BURY: &str = "
         WITH event AS (
@@ -235,9 +244,10 @@ pub async fn bury(
         ), alert AS (
             INSERT INTO alerts (kind, key, message)
             SELECT $5, id, $6 FROM event WHERE $5 IN ('amount_mismatch', 'currency_mismatch')
-            ON CONFLICT ON CONSTRAINT alerts_once DO NOTHING
+            ON CONFLICT ON CONSTRAINT alerts_once DO NOTHING RETURNING raised_at
         )
-        INSERT INTO dead_letters (event_id, reason, error, fingerprint) SELECT id, $5, $6, $9 FROM event";
+        INSERT INTO dead_letters (event_id, reason, error, fingerprint, about_money, told_at, fingerprint_version)
+        SELECT id, $5, $6, $9, $11, (SELECT raised_at FROM alert), $12 FROM event";
     let Attempt {
         event_id,
         attempts_before,
@@ -263,8 +273,10 @@ pub async fn bury(
             message,
             worker,
             trace_id,
-            &fingerprint,
+            &death.fingerprint,
             objects,
+            &death.about_money,
+            &VERSION,
         ],
     )
     .await?;
@@ -306,7 +318,7 @@ pub struct Backlog {
 /// Counts what waits.
 pub async fn backlog(client: &impl GenericClient) -> Result<Backlog, StoreError> {
     const BACKLOG: &str = "
-        SELECT count(*), coalesce(extract(epoch FROM now() - min(received_at)), 0)::float8
+        SELECT count(*), greatest(extract(epoch FROM now() - min(received_at)), 0)::float8
         FROM webhook_events WHERE state IN ('received', 'retrying')";
     let row = query_opt(client, BACKLOG, &[])
         .await?

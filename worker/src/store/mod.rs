@@ -1,5 +1,6 @@
 //! The worker's SQL, but for the order domain's.
 
+pub mod alert_rules;
 pub mod alerting;
 pub mod dead_letters;
 pub mod emails;
@@ -8,3 +9,4 @@ pub mod mirrors;
 pub mod outbox;
 pub mod replays;
 pub mod retention;
+pub mod summary;

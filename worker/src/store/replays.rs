@@ -21,19 +21,21 @@ pub struct LockedReplay {
     pub cursor: i32,
     /// Until when the rate is used up.
     pub paced_at: Option<Timestamp>,
-    /// Outcomes from then on decide whether it pauses by itself.
+    /// What is put back from then on decides whether it pauses by itself.
     pub watched_from: Option<Timestamp>,
     /// The database's clock.
     pub now: Timestamp,
 }
 
-/// How the last finished events of a replay ended.
+/// What the last attempted events of a replay came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recent {
     /// How many were looked at.
-    pub finished: i64,
+    pub attempted: i64,
     /// How many of them died again.
     pub dead_again: i64,
+    /// How many of them failed, and are retried.
+    pub retried: i64,
 }
 
 /// What a batch came to.
@@ -106,25 +108,35 @@ pub async fn settle(tx: &Transaction<'_>, id: i64) -> Result<i32, StoreError> {
     Ok(row.map_or(0, |row| row.get(0)))
 }
 
-/// How the last events of a replay ended that became final after `from`.
+/// What the last events came to that were put back after `from` and were attempted at least once. Of those put back last
+/// at most a thousand are looked at.
 pub async fn recent(
     tx: &Transaction<'_>,
-    id: i64,
-    from: Option<Timestamp>,
+    replay: &LockedReplay,
     most: i64,
 ) -> Result<Recent, StoreError> {
     const RECENT: &str = "
-        SELECT count(*), count(*) FILTER (WHERE outcome = 'dead_again') FROM (
-            SELECT outcome FROM replay_items
-            WHERE replay_id = $1 AND outcome IN ('processed', 'dead_again') AND finished_at >= coalesce($2::timestamptz, '-infinity')
-            ORDER BY finished_at DESC LIMIT $3
+        SELECT count(*) AS attempted, count(*) FILTER (WHERE outcome = 'dead_again') AS dead_again,
+            count(*) FILTER (WHERE outcome = 'replayed') AS retried
+        FROM (
+            SELECT outcome FROM replay_items item LEFT JOIN webhook_events event ON event.id = item.event_id
+            WHERE replay_id = $1 AND position <= $2 AND position > $2 - 1000 AND replayed_at >= coalesce($3, replayed_at)
+                AND (outcome IN ('processed', 'dead_again') OR (outcome = 'replayed' AND event.state = 'retrying'))
+            ORDER BY position DESC LIMIT $4
         ) AS last";
-    let row = query_opt(tx, RECENT, &[&id, &from, &most])
+    let LockedReplay {
+        id,
+        cursor,
+        watched_from,
+        ..
+    } = replay;
+    let row = query_opt(tx, RECENT, &[id, cursor, watched_from, &most])
         .await?
         .ok_or(StoreError::Rejected("a count without a row"))?;
     Ok(Recent {
-        finished: row.get(0),
-        dead_again: row.get(1),
+        attempted: row.get("attempted"),
+        dead_again: row.get("dead_again"),
+        retried: row.get("retried"),
     })
 }
 
