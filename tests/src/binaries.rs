@@ -1,6 +1,7 @@
 //! The real programs as processes.
 
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -12,6 +13,9 @@ use tokio::sync::OnceCell;
 use crate::bed::amqp_url;
 use crate::stripe::SECRET;
 use crate::{TestBed, eventually, stripe};
+
+/// The signal of `abort`.
+const SIGABRT: i32 = 6;
 
 static DIRECTORY: OnceCell<PathBuf> = OnceCell::const_new();
 static FAILPOINTS: OnceCell<()> = OnceCell::const_new();
@@ -230,10 +234,7 @@ impl Process {
             .env("WORKER_BACKOFF_BASE", "20ms")
             .env("MAIL_DIR", bed.mail_dir())
             .stdout(std::fs::File::create(&log).unwrap());
-        if launch.armed {
-            command.stderr(Stdio::null());
-        }
-        if launch.doomed {
+        if launch.armed || launch.doomed {
             let last_words = std::fs::File::options().append(true).open(&log).unwrap();
             command.stderr(last_words);
         }
@@ -276,6 +277,17 @@ impl Process {
     /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Fails unless it was killed by the fail-point of this name.
+    pub fn expect_abort_at(&mut self, name: &str) -> anyhow::Result<()> {
+        let ended = self.child.try_wait()?.and_then(|status| status.signal());
+        let reached = self.log_text().contains(&format!("fail-point {name}, "));
+        anyhow::ensure!(
+            ended == Some(SIGABRT) && reached,
+            "it was not killed at {name}: signal {ended:?}"
+        );
+        Ok(())
     }
 
     /// Its log lines, which are JSON.

@@ -125,6 +125,7 @@ fn verdict_of(acknowledged: &[String], snapshot: &Snapshot) -> String {
     let delivery = |id: &String| Delivery {
         event_id: id.clone(),
         at_ms: 0,
+        took_ms: 0,
         outcome: Outcome::Acknowledged,
         status: 200,
     };
@@ -136,6 +137,8 @@ fn verdict_of(acknowledged: &[String], snapshot: &Snapshot) -> String {
     let allowed = Allowed {
         progress: 0,
         mails_doubled: 0,
+        answer_ms: 0,
+        burnt_attempts: true,
     };
     check(&history, snapshot, allowed).first_defects()
 }

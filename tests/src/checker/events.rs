@@ -73,6 +73,16 @@ pub fn check_attempts(verdict: &mut Verdict, snapshot: &Snapshot) {
     }
 }
 
+/// Where nothing was wrong with an event, its first attempt is its last one.
+pub fn check_burnt(verdict: &mut Verdict, snapshot: &Snapshot) {
+    for attempt in &snapshot.attempts {
+        if attempt.outcome == "transient" {
+            let (id, kind) = (&attempt.event_id, &attempt.kind);
+            verdict.fail(Defect::Burnt(format!("{id} ({kind})")));
+        }
+    }
+}
+
 /// Each event that is final ended as it must, and its body is the one that was sent.
 pub fn check_fates(verdict: &mut Verdict, history: &History, snapshot: &Snapshot) {
     let stored = by_id(snapshot);

@@ -5,6 +5,8 @@ use super::*;
 const ALLOWED: Allowed = Allowed {
     progress: 2,
     mails_doubled: 0,
+    answer_ms: 1_000,
+    burnt_attempts: true,
 };
 
 fn sent(id: &str, told: Told) -> Sent {
@@ -23,6 +25,7 @@ fn delivery(event_id: &str, at_ms: u64, outcome: Outcome) -> Delivery {
     Delivery {
         event_id: event_id.to_owned(),
         at_ms,
+        took_ms: 1,
         outcome,
         status: if outcome == Outcome::Acknowledged {
             200

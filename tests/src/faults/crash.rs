@@ -3,9 +3,10 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use futures_util::{StreamExt, stream};
 
+use super::row::LONGEST_RECOVERY_MS;
 use super::stage::{UNREADY, variable};
 use super::{MAILS_UNDER_WAY, Row, Setup, Stage, replays};
 use crate::broker::Broker;
@@ -156,7 +157,7 @@ pub async fn run(point: Point, hit: u32, claims: Claims) -> Row {
     let mut stage = prepare(point.name, &trap).await;
     let mut load = stage.load(&plan).await;
     let provoked = provoke(&stage, &mut load, point, &plan).await;
-    let died = until_dead(&mut stage).await;
+    let died = until_dead(&mut stage, point.name).await;
     let long = "SELECT count(*) FROM outbox WHERE available_at > now() + interval '10 seconds'";
     let long_claims = stage.bed.count(long).await;
     if claims == Claims::AreOver {
@@ -171,12 +172,10 @@ pub async fn run(point: Point, hit: u32, claims: Claims) -> Row {
     replace(&mut stage, point.name).await;
     let told = (point.row, point.title);
     let mut row = stage.row(told, load, &plan, mails).await;
-    if let Err(problem) = provoked {
+    for problem in [provoked, died].into_iter().filter_map(Result::err) {
         row.fail(&problem.to_string());
     }
-    if !died {
-        row.fail(&format!("nothing died at {trap}"));
-    }
+    row.expect_recovery_within(LONGEST_RECOVERY_MS);
     if long_claims > 0 {
         let told = format!("{long_claims} rows are claimed for longer than ten seconds");
         row.fail(&told);
@@ -244,16 +243,17 @@ async fn prepare(point: &str, trap: &str) -> Stage {
     stage
 }
 
-async fn until_dead(stage: &mut Stage) -> bool {
+/// By the fail-point, not for any other reason.
+pub async fn until_dead(stage: &mut Stage, point: &str) -> Result<()> {
     let deadline = Instant::now() + LONGEST_WAIT;
     while Instant::now() < deadline {
         let mut all = stage.gateways.iter_mut().chain(&mut stage.workers);
-        if all.any(|process| process.has_ended()) {
-            return true;
+        if let Some(dead) = all.find_map(|process| process.has_ended().then_some(process)) {
+            return dead.expect_abort_at(point);
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    false
+    bail!("nothing died at {point}")
 }
 
 /// The dead one is replaced by one without a trap.

@@ -1,5 +1,7 @@
 //! PostgreSQL restarted, killed, frozen, read-only, full.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, ensure};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
@@ -37,20 +39,35 @@ pub fn freeze(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     .boxed_local()
 }
 
-/// What was committed is not told.
+/// What was committed is not told: the statement passes, its answer does not, and then the connection breaks.
 pub fn lose_replies(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
+        let mut untold = BTreeSet::new();
         for _ in 0..5 {
             scene.gateway_database.mute();
             pause(200).await;
+            untold.extend(stored_and_not_acknowledged(scene).await?);
             scene.gateway_database.cut();
             pause(50).await;
             scene.gateway_database.open();
             pause(300).await;
         }
+        let commits = untold.len();
+        scene.note(format!(
+            "{commits} events were committed without the gateway's knowing"
+        ));
+        ensure!(commits > 0, "no commit was ambiguous");
         Ok(())
     }
     .boxed_local()
+}
+
+async fn stored_and_not_acknowledged(scene: &Scene) -> Result<Vec<String>> {
+    let acknowledged = scene.load.acknowledged_ids();
+    let stored = "SELECT id FROM webhook_events";
+    let stored = scene.stage.bed.db.query(stored, &[]).await?;
+    let ids = stored.iter().map(|row| row.get::<_, String>(0));
+    Ok(ids.filter(|id| !acknowledged.contains(id)).collect())
 }
 
 async fn execute(scene: &Scene, sql: &[&str]) -> Result<()> {
@@ -97,7 +114,7 @@ pub fn no_connections(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     .boxed_local()
 }
 
-/// Every insert of an event or an attempt fails as on a full disk.
+/// Every insert of an event or an attempt fails as on a full disk, for 20 s.
 pub fn disk_full(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
         let fail = "CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -110,11 +127,13 @@ pub fn disk_full(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
             );
             take_step(scene, &trigger).await?;
         }
-        pause(3_000).await;
+        let told = scene.until_gateways_are_unready().await;
+        pause(20_000).await;
         for table in ["webhook_events", "event_attempts"] {
             take_step(scene, &format!("DROP TRIGGER disk_full ON {table}")).await?;
         }
-        execute(scene, &["DROP FUNCTION disk_full"]).await
+        execute(scene, &["DROP FUNCTION disk_full"]).await?;
+        told
     }
     .boxed_local()
 }

@@ -19,6 +19,7 @@ mod storms;
 mod strike;
 mod stripe;
 mod upgrade;
+mod watch;
 
 pub use catalogue::{FAULTS, LONG_FAULTS};
 pub use fault::{Act, Fault, Noticed};

@@ -8,6 +8,7 @@ use futures_util::future::LocalBoxFuture;
 
 use super::scene::{Scene, pause};
 use super::{Setup, variable};
+use crate::binaries::Process;
 use crate::checker::Forgery;
 use crate::stripe;
 
@@ -123,9 +124,9 @@ async fn restart_until_put_aside(
             Instant::now() < deadline,
             "{crashes} crashes, and the message was not put aside"
         );
-        let before = scene.stage.workers.len();
-        scene.stage.workers.retain_mut(|worker| !worker.has_ended());
-        for _ in scene.stage.workers.len()..before {
+        let ended = scene.stage.workers.extract_if(.., Process::has_ended);
+        for mut crashed in ended.collect::<Vec<_>>() {
+            crashed.expect_abort_at("worker.after_lock")?;
             crashes += 1;
             scene.stage.add_worker(trap).await;
         }
@@ -208,6 +209,8 @@ pub fn roll_gateways(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
             scene.stage.add_gateway(&[]).await;
             let mut old = scene.stage.gateways.remove(0);
             scene.stage.aim();
+            // What was sent to the old one before is on its way.
+            pause(300).await;
             old.signal("TERM");
             let code = old.exit_code().await;
             ensure!(code == Some(0), "it exited with {code:?}");

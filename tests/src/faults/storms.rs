@@ -70,14 +70,6 @@ pub fn skew(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     .boxed_local()
 }
 
-/// A stage whose gateway takes that many connections.
-pub fn many_connections() -> Setup {
-    Setup {
-        gateway: vec![variable("GATEWAY_MAX_CONNECTIONS", "16000")],
-        ..Setup::default()
-    }
-}
-
 /// How often each half body gets one more byte while the connections are held.
 const DRIPS: usize = 3;
 
