@@ -179,6 +179,17 @@ pub struct Process {
     pub admin_address: SocketAddr,
 }
 
+/// What a process takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Memory.
+    pub memory_kib: u64,
+    /// Threads.
+    pub threads: usize,
+    /// Open files, connections among them.
+    pub files: usize,
+}
+
 /// How to start a service.
 #[derive(Clone, Copy, Default)]
 pub struct Launch<'a> {
@@ -267,11 +278,27 @@ impl Process {
         answer.is_ok_and(|answer| answer.status().is_success())
     }
 
+    /// What `/metrics` says.
+    pub async fn metrics(&self) -> reqwest::Result<String> {
+        let url = format!("http://{}/metrics", self.admin_address);
+        stripe::client().get(url).send().await?.text().await
+    }
+
     /// Memory that it holds, in KiB.
     pub fn memory_kib(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()?)).ok()?;
         let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
         line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// What it takes; none once it has ended.
+    pub fn size(&self) -> Option<Size> {
+        let of = format!("/proc/{}", self.child.id()?);
+        Some(Size {
+            memory_kib: self.memory_kib()?,
+            threads: std::fs::read_dir(format!("{of}/task")).ok()?.count(),
+            files: std::fs::read_dir(format!("{of}/fd")).ok()?.count(),
+        })
     }
 
     /// Whether it has ended.

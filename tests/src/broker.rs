@@ -148,6 +148,17 @@ impl Broker {
             .unwrap();
     }
 
+    /// Takes the work queue off the exchange that events enter.
+    pub async fn unbind_queue(&self) {
+        let (queue, exchange) = (
+            self.topology.fulfillment.clone(),
+            self.topology.events.clone(),
+        );
+        let channel = self.channel().await;
+        let unbind = channel.queue_unbind(queue, exchange, "#".into(), FieldTable::default());
+        unbind.await.unwrap();
+    }
+
     /// Deletes the work queue.
     pub async fn delete_queue(&self) {
         let queue = self.topology.fulfillment.clone();

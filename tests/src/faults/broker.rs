@@ -1,10 +1,13 @@
 //! RabbitMQ killed, frozen, blocked, emptied.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 
 use super::scene::{MOST_GROWTH_KIB, Scene, pause};
+use crate::binaries::{Process, Size};
 use crate::broker::Broker;
 
 const OUTBOX: &str = "SELECT count(*) FROM outbox";
@@ -67,6 +70,43 @@ pub fn freeze(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     .boxed_local()
 }
 
+/// Connections, threads, open files and memory must not pile up meanwhile.
+pub fn freeze_for_long(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        let before = sizes(scene);
+        scene.operator.run("broker freeze").await?;
+        let told = scene.until_unready().await;
+        pause(60_000).await;
+        let after = sizes(scene);
+        scene.operator.run("broker thaw").await?;
+        for (before, after) in before.iter().zip(&after) {
+            scene.note(format!("{before:?} became {after:?}"));
+            let memory_kib = after.memory_kib.saturating_sub(before.memory_kib);
+            ensure!(memory_kib < MOST_GROWTH_KIB, "it grew by {memory_kib} KiB");
+            ensure!(
+                after.threads <= before.threads + MORE_THREADS,
+                "threads piled up"
+            );
+            ensure!(
+                after.files <= before.files + MORE_FILES,
+                "open files piled up"
+            );
+        }
+        told
+    }
+    .boxed_local()
+}
+
+fn sizes(scene: &Scene) -> Vec<Size> {
+    let all = scene.stage.gateways.iter().chain(&scene.stage.workers);
+    all.filter_map(Process::size).collect()
+}
+
+/// Those of a runtime for what blocks, which it ends when they idle.
+const MORE_THREADS: usize = 16;
+/// Connections of senders and probes.
+const MORE_FILES: usize = 64;
+
 /// All at once.
 pub fn close_connections(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
@@ -128,6 +168,30 @@ pub fn delete_queue(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     .boxed_local()
 }
 
+/// Messages come back as unroutable.
+pub fn unbind_queue(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        Broker::connect(&scene.stage.bed).await.unbind_queue().await;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while failed_publishes(scene).await? == 0.0 {
+            ensure!(Instant::now() < deadline, "no message came back");
+            pause(50).await;
+        }
+        Ok(())
+    }
+    .boxed_local()
+}
+
+async fn failed_publishes(scene: &Scene) -> Result<f64> {
+    let metrics = scene.stage.gateways[0].metrics().await?;
+    let counts = |line: &&str| {
+        line.starts_with("tollgate_publishes_total{") && line.contains("result=\"failed\"")
+    };
+    let line = metrics.lines().find(counts).unwrap_or_default();
+    let count = line.rsplit_once(' ').map_or("0", |(_, count)| count);
+    Ok(count.parse()?)
+}
+
 /// Channels that publish to it are closed.
 pub fn delete_exchange(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
@@ -148,4 +212,35 @@ pub fn lose_disk(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
         told
     }
     .boxed_local()
+}
+
+const IMPATIENT: &str = "broker ctl eval application:set_env(rabbit,consumer_timeout,2000),application:set_env(rabbit,channel_tick_interval,500).";
+const PATIENT: &str = "broker ctl eval application:set_env(rabbit,consumer_timeout,1800000),application:set_env(rabbit,channel_tick_interval,60000).";
+
+/// The broker waits for 2 s for an acknowledgement, the handlers for longer for a table: it closes their channels.
+pub fn consumer_timeout(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        scene.operator.run(IMPATIENT).await?;
+        // Channels take over the setting when they are opened.
+        let reopen = "broker ctl close_all_connections fault";
+        scene.operator.run(reopen).await?;
+        let struck = held_beyond_the_timeout(scene).await;
+        scene.operator.run(PATIENT).await?;
+        scene.operator.run(reopen).await?;
+        struck
+    }
+    .boxed_local()
+}
+
+async fn held_beyond_the_timeout(scene: &Scene) -> Result<()> {
+    pause(1_500).await;
+    let db = &scene.stage.bed.db;
+    db.batch_execute("BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        .await?;
+    pause(5_000).await;
+    db.batch_execute("COMMIT").await?;
+    let closed = |worker: &Process| worker.log_text().contains("delivery acknowledgement");
+    let closed = scene.stage.workers.iter().filter(|worker| closed(worker));
+    ensure!(closed.count() > 0, "no channel was closed by the broker");
+    Ok(())
 }

@@ -1,7 +1,9 @@
 //! Every fault of the table.
 
 use super::fault::Fault;
-use super::{broker, database, forgeries, network, processes, replays, storms, stripe, upgrade};
+use super::{
+    broker, database, forgeries, network, processes, replays, retention, storms, stripe, upgrade,
+};
 use crate::simulator::Shape;
 
 /// In place of those of the same id, where time is no matter.
@@ -24,6 +26,14 @@ pub const FAULTS: &[Fault] = &[
     )
     .refused(),
     Fault::new(
+        "F01d",
+        "each of two gateways frozen for 4 s",
+        processes::freeze_gateway,
+    )
+    .accepted()
+    .staged(processes::two_gateways)
+    .over(160, 10),
+    Fault::new(
         "F05",
         "commit done, its answer lost",
         database::lose_replies,
@@ -40,6 +50,16 @@ pub const FAULTS: &[Fault] = &[
         "F09",
         "worker frozen past its lock, then thawed",
         processes::freeze_worker,
+    )
+    .seldom()
+    .accepted()
+    .over(120, 10)
+    .mails(8)
+    .alone(),
+    Fault::new(
+        "F09b",
+        "worker frozen before its commit, then thawed",
+        processes::freeze_before_commit,
     )
     .seldom()
     .accepted()
@@ -115,10 +135,22 @@ pub const FAULTS: &[Fault] = &[
     Fault::new("F19c", "exchange deleted", broker::delete_exchange)
         .accepted()
         .burns_nothing(),
+    Fault::new("F19d", "queue unbound", broker::unbind_queue)
+        .accepted()
+        .burns_nothing(),
     Fault::new("F20", "broker's data directory lost", broker::lose_disk)
         .seldom()
         .accepted()
         .burns_nothing(),
+    Fault::new(
+        "F21",
+        "broker waits only 2 s for acknowledgements, handlers take 5 s",
+        broker::consumer_timeout,
+    )
+    .seldom()
+    .accepted()
+    .over(160, 10)
+    .burns_nothing(),
     Fault::new("F23a", "database restarted", database::restart)
         .seldom()
         .refused()
@@ -135,6 +167,15 @@ pub const FAULTS: &[Fault] = &[
     .seldom()
     .refused()
     .burns_nothing(),
+    Fault::new(
+        "F24b",
+        "first of two database hosts frozen, the second one takes over",
+        database::fail_over,
+    )
+    .refused()
+    .over(160, 10)
+    .burns_nothing()
+    .alone(),
     Fault::new(
         "F25",
         "database takes no more connections",
@@ -191,6 +232,12 @@ pub const FAULTS: &[Fault] = &[
     .accepted()
     .over(160, 10)
     .burns_nothing(),
+    Fault::new("F30d", "broker frozen for 60 s", broker::freeze_for_long)
+        .seldom()
+        .accepted()
+        .over(400, 66)
+        .burns_nothing()
+        .alone(),
     Fault::new(
         "F31a",
         "gateway from broker, flapping",
@@ -217,6 +264,14 @@ pub const FAULTS: &[Fault] = &[
         "half-closed connections to database and broker",
         network::half_close,
     ),
+    Fault::new(
+        "F32d",
+        "16 KiB a second to database and broker",
+        network::narrow,
+    )
+    .accepted()
+    .over(40, 8)
+    .burns_nothing(),
     Fault::new("F33", "sender's clock off by up to 290 s", storms::skew).accepted(),
     Fault::new(
         "F34",
@@ -305,6 +360,15 @@ pub const FAULTS: &[Fault] = &[
     .over(160, 12)
     .alone(),
     Fault::new(
+        "F47",
+        "3,000 old events removed under load",
+        retention::under_load,
+    )
+    .accepted()
+    .over(160, 8)
+    .burns_nothing()
+    .alone(),
+    Fault::new(
         "F48",
         "300 dead letters replayed under load",
         replays::under_load,
@@ -338,4 +402,12 @@ pub const FAULTS: &[Fault] = &[
         .accepted()
         .staged(storms::no_collector)
         .alone(),
+    Fault::new(
+        "F55b",
+        "collector of traces takes connections and says nothing",
+        storms::nothing,
+    )
+    .accepted()
+    .staged(storms::hung_collector)
+    .alone(),
 ];

@@ -7,6 +7,8 @@ use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 
 use super::scene::{Scene, pause};
+use super::{processes, variable};
+use crate::Proxy;
 
 async fn down_for(scene: &mut Scene, how: &str, milliseconds: u64) -> Result<()> {
     scene.operator.run(how).await?;
@@ -93,6 +95,36 @@ pub fn read_only(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
         told
     }
     .boxed_local()
+}
+
+/// Both hosts lead to the same server: first one answers, then only the other. Nobody is told which.
+pub fn fail_over(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        let (gateway_url, worker_url) =
+            (scene.stage.bed.gateway_url(), scene.stage.bed.worker_url());
+        let (gateways, gateway_standby) = second_host(&scene.gateway_database, &gateway_url).await;
+        let (workers, worker_standby) = second_host(&scene.worker_database, &worker_url).await;
+        let setup = scene.stage.setup_mut();
+        setup.gateway.push(variable("DATABASE_URL", &gateways));
+        setup.worker.push(variable("DATABASE_URL", &workers));
+        processes::roll_gateways(scene).await?;
+        processes::roll_workers(scene).await?;
+        scene.to_database().into_iter().for_each(Proxy::freeze);
+        let told = scene.until_unready().await;
+        gateway_standby.open();
+        worker_standby.open();
+        told
+    }
+    .boxed_local()
+}
+
+/// A URL with the proxy's host and that of another one, which is down.
+async fn second_host(first: &Proxy, url: &str) -> (String, Proxy) {
+    let (second, through) = Proxy::before(url).await;
+    second.cut();
+    let address = second.address.to_string();
+    let both = format!("{},{address}", first.address);
+    (through.replacen(&address, &both, 1), second)
 }
 
 /// Others have taken all of them.

@@ -102,8 +102,7 @@ async fn forged(what: &str, request: RequestBuilder) -> Forgery {
 }
 
 async fn every_cause_is_counted(scene: &Scene) -> Result<()> {
-    let metrics = format!("http://{}/metrics", scene.stage.gateways[0].admin_address);
-    let metrics = client().get(metrics).send().await?.text().await?;
+    let metrics = scene.stage.gateways[0].metrics().await?;
     for cause in [
         "signature_missing",
         "signature_malformed",

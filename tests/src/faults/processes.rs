@@ -48,21 +48,41 @@ pub fn kill_worker(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
 
 /// It freezes in a handler, with its transaction open; the database ends that after 15 s.
 pub fn freeze_worker(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    freeze_at(scene, "worker.in_handler:3:stop").boxed_local()
+}
+
+/// All that is missing is its commit, which comes too late.
+pub fn freeze_before_commit(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    freeze_at(scene, "worker.before_commit:3:stop").boxed_local()
+}
+
+async fn freeze_at(scene: &mut Scene, trap: &str) -> Result<()> {
+    let trap = [("TOLLGATE_CRASH_AT", trap)];
+    scene.stage.add_worker(&trap).await;
+    let idle = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'
+        AND datname = current_database() AND state_change < now() - interval '3 seconds'";
+    until(scene, idle, 1, 30).await?;
+    let frozen_at = Instant::now();
+    until(scene, idle, 0, 30).await?;
+    ensure!(
+        frozen_at.elapsed() > Duration::from_secs(5),
+        "it was not frozen"
+    );
+    pause(2_000).await;
+    if let Some(frozen) = scene.stage.workers.last() {
+        frozen.signal("CONT");
+    }
+    Ok(())
+}
+
+/// One of two freezes with requests on its way, which are answered once it goes on.
+pub fn freeze_gateway(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
-        let trap = [("TOLLGATE_CRASH_AT", "worker.in_handler:3:stop")];
-        scene.stage.add_worker(&trap).await;
-        let idle = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'
-            AND datname = current_database() AND state_change < now() - interval '3 seconds'";
-        until(scene, idle, 1, 30).await?;
-        let frozen_at = Instant::now();
-        until(scene, idle, 0, 30).await?;
-        ensure!(
-            frozen_at.elapsed() > Duration::from_secs(5),
-            "it was not frozen"
-        );
-        pause(2_000).await;
-        if let Some(frozen) = scene.stage.workers.last() {
-            frozen.signal("CONT");
+        for gateway in &scene.stage.gateways {
+            gateway.signal("STOP");
+            pause(4_000).await;
+            gateway.signal("CONT");
+            pause(500).await;
         }
         Ok(())
     }
