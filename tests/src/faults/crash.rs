@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use futures_util::{StreamExt, stream};
 
 use super::row::LONGEST_RECOVERY_MS;
+use super::scene::Scene;
 use super::stage::{UNREADY, variable};
 use super::{MAILS_UNDER_WAY, Row, Setup, Stage, replays};
 use crate::broker::Broker;
@@ -140,6 +141,46 @@ const BURIED: usize = 60;
 const REPLAY_RATE: usize = 100;
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
+impl Point {
+    /// Whether only a replay comes there.
+    pub fn needs_a_replay(&self) -> bool {
+        of(*self) == "replayer"
+    }
+}
+
+/// Kills one process of a scene, which then lacks it.
+pub async fn strike(scene: &mut Scene, point: Point, hit: u32) -> Result<()> {
+    let trap = format!("{}:{hit}", point.name);
+    let trap = [("TOLLGATE_CRASH_AT", trap.as_str())];
+    let stage = &mut scene.stage;
+    if of(point) == "gateway" {
+        stage.add_gateway(&trap).await;
+    } else {
+        // The only one, so that it is reached.
+        stage.workers.clear();
+        stage.add_worker(&trap).await;
+    }
+    match of(point) {
+        "relay" => scene.gateway_broker.cut(),
+        "recorder" => publish_undecodable(stage).await,
+        _ => {}
+    }
+    let died = until_dead(stage, point.name).await;
+    scene.gateway_broker.open();
+    stage.gateways.retain_mut(|gateway| !gateway.has_ended());
+    stage.workers.retain_mut(|worker| !worker.has_ended());
+    stage.aim();
+    died
+}
+
+async fn publish_undecodable(stage: &Stage) {
+    let broker = Broker::connect(&stage.bed).await;
+    for n in 0..UNDECODABLE {
+        let message = format!("no message {n}");
+        broker.publish_raw(message.as_bytes()).await;
+    }
+}
+
 /// How long claims of a dead process last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claims {
@@ -199,14 +240,7 @@ fn of(point: Point) -> &'static str {
 /// Work for those that have none by the load alone.
 async fn provoke(stage: &Stage, load: &mut Load, point: Point, plan: &Plan) -> Result<()> {
     match of(point) {
-        "recorder" => {
-            let broker = Broker::connect(&stage.bed).await;
-            for n in 0..UNDECODABLE {
-                broker
-                    .publish_raw(format!("no message {n}").as_bytes())
-                    .await;
-            }
-        }
+        "recorder" => publish_undecodable(stage).await,
         "replayer" => {
             let buried = replays::buried_plan(plan, BURIED);
             replays::bury(stage, load, &buried).await?;
