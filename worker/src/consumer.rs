@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+    BasicRejectOptions,
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection, Consumer};
@@ -172,6 +173,9 @@ impl ConsumerLoop {
                 },
                 false => Task::DeadLetter,
             };
+            if shared::sabotaged!("own_connection") {
+                publish_to_nobody(&queues.work.channel).await;
+            }
             self.begin(delivery, task, in_flight, shutdown);
         }
     }
@@ -298,6 +302,13 @@ impl ConsumerLoop {
             }
         }
     }
+}
+
+/// What a broker under an alarm blocks a connection for, with the acknowledgements that it carries.
+async fn publish_to_nobody(channel: &Channel) {
+    let options = BasicPublishOptions::default();
+    let publish = channel.basic_publish("".into(), "".into(), options, b"", Default::default());
+    let _ = publish.await;
 }
 
 /// An answer that does not reach the broker only means that the message comes again, to no effect.

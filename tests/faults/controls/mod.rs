@@ -84,8 +84,8 @@ const CONTROLS: [(&str, Run); 8] = [
     ("time-out for headers", |_, _| {
         connections::header_timer().boxed_local()
     }),
-    ("connection of its own", |operator, _| {
-        connections::separate(operator).boxed_local()
+    ("connection of its own", |operator, seed| {
+        connections::separate(operator, seed).boxed_local()
     }),
 ];
 

@@ -24,6 +24,15 @@ pub fn check(
         }
         verdict.lost += 1;
     }
+    let mut ids = BTreeSet::new();
+    for event in snapshot
+        .events
+        .iter()
+        .filter(|event| !ids.insert(&event.id))
+    {
+        verdict.duplicated += 1;
+        verdict.fail(Defect::Doubled(format!("{} is stored again", event.id)));
+    }
     for (id, event) in &stored {
         if !sent.contains(id) {
             verdict.unexpected += 1;
