@@ -313,18 +313,23 @@ async fn publish_to_nobody(channel: &Channel) {
 
 /// An answer that does not reach the broker only means that the message comes again, to no effect.
 async fn tell(verdict: Verdict, delivery: &Delivery, task: &Task) -> lapin::Result<()> {
-    match (verdict, task) {
-        (Verdict::Ack, Task::DeadLetter) => delivery.ack(BasicAckOptions::default()).await?,
-        (Verdict::Ack, Task::Event { .. }) => true,
+    let tag = delivery.delivery_tag;
+    let dealt_with = match (verdict, task) {
+        (Verdict::Ack, Task::DeadLetter) => {
+            delivery.ack(BasicAckOptions::default()).await?;
+            return Ok(());
+        }
+        (Verdict::Ack, Task::Event { .. }) => Settled::Done(tag),
         (Verdict::DeadLetter, _) => {
             let options = BasicRejectOptions { requeue: false };
-            delivery.reject(options).await?
+            delivery.reject(options).await?;
+            Settled::Rejected(tag)
         }
         (Verdict::Keep, _) => return Ok(()),
     };
     if let Task::Event { settled, .. } = task {
         // Where nobody acknowledges any more, the channel is gone.
-        let _ = settled.send(delivery.delivery_tag).await;
+        let _ = settled.send(dealt_with).await;
     }
     Ok(())
 }
