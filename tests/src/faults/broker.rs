@@ -213,34 +213,3 @@ pub fn lose_disk(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     }
     .boxed_local()
 }
-
-const IMPATIENT: &str = "broker ctl eval application:set_env(rabbit,consumer_timeout,2000),application:set_env(rabbit,channel_tick_interval,500).";
-const PATIENT: &str = "broker ctl eval application:set_env(rabbit,consumer_timeout,1800000),application:set_env(rabbit,channel_tick_interval,60000).";
-
-/// The broker waits for 2 s for an acknowledgement, the handlers for longer for a table: it closes their channels.
-pub fn consumer_timeout(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
-    async move {
-        scene.operator.run(IMPATIENT).await?;
-        // Channels take over the setting when they are opened.
-        let reopen = "broker ctl close_all_connections fault";
-        scene.operator.run(reopen).await?;
-        let struck = held_beyond_the_timeout(scene).await;
-        scene.operator.run(PATIENT).await?;
-        scene.operator.run(reopen).await?;
-        struck
-    }
-    .boxed_local()
-}
-
-async fn held_beyond_the_timeout(scene: &Scene) -> Result<()> {
-    pause(1_500).await;
-    let db = &scene.stage.bed.db;
-    db.batch_execute("BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
-        .await?;
-    pause(5_000).await;
-    db.batch_execute("COMMIT").await?;
-    let closed = |worker: &Process| worker.log_text().contains("delivery acknowledgement");
-    let closed = scene.stage.workers.iter().filter(|worker| closed(worker));
-    ensure!(closed.count() > 0, "no channel was closed by the broker");
-    Ok(())
-}

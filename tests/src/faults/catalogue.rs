@@ -142,15 +142,6 @@ pub const FAULTS: &[Fault] = &[
         .seldom()
         .accepted()
         .burns_nothing(),
-    Fault::new(
-        "F21",
-        "broker waits only 2 s for acknowledgements, handlers take 5 s",
-        broker::consumer_timeout,
-    )
-    .seldom()
-    .accepted()
-    .over(160, 10)
-    .burns_nothing(),
     Fault::new("F23a", "database restarted", database::restart)
         .seldom()
         .refused()
@@ -172,6 +163,7 @@ pub const FAULTS: &[Fault] = &[
         "first of two database hosts frozen, the second one takes over",
         database::fail_over,
     )
+    .seldom()
     .refused()
     .over(160, 10)
     .burns_nothing()
