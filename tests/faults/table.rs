@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::controls::Control;
 
-const HEADER: [&str; 12] = [
+const HEADER: [&str; 13] = [
     "row",
     "fault",
     "sent",
@@ -19,6 +19,7 @@ const HEADER: [&str; 12] = [
     "mails doubled",
     "money",
     "unavailable ms",
+    "longest answer ms",
     "recovered ms",
     "seed",
     "clean",
@@ -43,6 +44,7 @@ pub fn of(rows: &[Row]) -> Table {
             verdict.mails_doubled.to_string(),
             verdict.money_difference.to_string(),
             verdict.unavailable_ms.to_string(),
+            verdict.longest_answer_ms.to_string(),
             row.recovered_ms
                 .map_or("never".to_owned(), |ms| ms.to_string()),
             row.seed.to_string(),

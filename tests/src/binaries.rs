@@ -1,6 +1,7 @@
 //! The real programs as processes.
 
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -12,6 +13,9 @@ use tokio::sync::OnceCell;
 use crate::bed::amqp_url;
 use crate::stripe::SECRET;
 use crate::{TestBed, eventually, stripe};
+
+/// The signal of `abort`.
+const SIGABRT: i32 = 6;
 
 static DIRECTORY: OnceCell<PathBuf> = OnceCell::const_new();
 static FAILPOINTS: OnceCell<()> = OnceCell::const_new();
@@ -175,6 +179,17 @@ pub struct Process {
     pub admin_address: SocketAddr,
 }
 
+/// What a process takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Memory.
+    pub memory_kib: u64,
+    /// Threads.
+    pub threads: usize,
+    /// Open files, connections among them.
+    pub files: usize,
+}
+
 /// How to start a service.
 #[derive(Clone, Copy, Default)]
 pub struct Launch<'a> {
@@ -230,10 +245,7 @@ impl Process {
             .env("WORKER_BACKOFF_BASE", "20ms")
             .env("MAIL_DIR", bed.mail_dir())
             .stdout(std::fs::File::create(&log).unwrap());
-        if launch.armed {
-            command.stderr(Stdio::null());
-        }
-        if launch.doomed {
+        if launch.armed || launch.doomed {
             let last_words = std::fs::File::options().append(true).open(&log).unwrap();
             command.stderr(last_words);
         }
@@ -266,6 +278,12 @@ impl Process {
         answer.is_ok_and(|answer| answer.status().is_success())
     }
 
+    /// What `/metrics` says.
+    pub async fn metrics(&self) -> reqwest::Result<String> {
+        let url = format!("http://{}/metrics", self.admin_address);
+        stripe::client().get(url).send().await?.text().await
+    }
+
     /// Memory that it holds, in KiB.
     pub fn memory_kib(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()?)).ok()?;
@@ -273,9 +291,30 @@ impl Process {
         line.split_whitespace().nth(1)?.parse().ok()
     }
 
+    /// What it takes; none once it has ended.
+    pub fn size(&self) -> Option<Size> {
+        let of = format!("/proc/{}", self.child.id()?);
+        Some(Size {
+            memory_kib: self.memory_kib()?,
+            threads: std::fs::read_dir(format!("{of}/task")).ok()?.count(),
+            files: std::fs::read_dir(format!("{of}/fd")).ok()?.count(),
+        })
+    }
+
     /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Fails unless it was killed by the fail-point of this name.
+    pub fn expect_abort_at(&mut self, name: &str) -> anyhow::Result<()> {
+        let ended = self.child.try_wait()?.and_then(|status| status.signal());
+        let reached = self.log_text().contains(&format!("fail-point {name}, "));
+        anyhow::ensure!(
+            ended == Some(SIGABRT) && reached,
+            "it was not killed at {name}: signal {ended:?}"
+        );
+        Ok(())
     }
 
     /// Its log lines, which are JSON.

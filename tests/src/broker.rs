@@ -5,7 +5,7 @@ use lapin::options::{
     BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
     ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection};
 use shared::broker::{BrokerSettings, Message, Topology};
 
@@ -98,18 +98,7 @@ impl Broker {
                 .unwrap();
             crashes += u32::from(taken.is_some());
             channel.close(200, "crash".into()).await.unwrap();
-            let dead = self.topology.dead.clone();
-            let passive = QueueDeclareOptions {
-                passive: true,
-                ..Default::default()
-            };
-            let dead = self
-                .channel()
-                .await
-                .queue_declare(dead, passive, FieldTable::default())
-                .await
-                .unwrap();
-            (dead.message_count() == 1).then_some(())
+            (self.ready_in(&self.topology.dead).await == 1).then_some(())
         })
         .await;
         crashes
@@ -117,14 +106,23 @@ impl Broker {
 
     /// Messages in the work queue that no consumer has.
     pub async fn ready(&self) -> u32 {
+        self.ready_in(&self.topology.fulfillment).await
+    }
+
+    /// Messages in either queue that no consumer has.
+    pub async fn messages(&self) -> i64 {
+        let dead = self.ready_in(&self.topology.dead).await;
+        i64::from(self.ready().await) + i64::from(dead)
+    }
+
+    async fn ready_in(&self, queue: &ShortString) -> u32 {
         let passive = QueueDeclareOptions {
             passive: true,
             ..Default::default()
         };
-        let queue = self.topology.fulfillment.clone();
         self.channel()
             .await
-            .queue_declare(queue, passive, FieldTable::default())
+            .queue_declare(queue.clone(), passive, FieldTable::default())
             .await
             .unwrap()
             .message_count()
@@ -148,6 +146,17 @@ impl Broker {
             .exchange_delete(exchange, ExchangeDeleteOptions::default())
             .await
             .unwrap();
+    }
+
+    /// Takes the work queue off the exchange that events enter.
+    pub async fn unbind_queue(&self) {
+        let (queue, exchange) = (
+            self.topology.fulfillment.clone(),
+            self.topology.events.clone(),
+        );
+        let channel = self.channel().await;
+        let unbind = channel.queue_unbind(queue, exchange, "#".into(), FieldTable::default());
+        unbind.await.unwrap();
     }
 
     /// Deletes the work queue.

@@ -8,6 +8,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+const NARROW_STEPS_PER_S: u32 = 50;
+
 /// What the proxy does with connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -27,6 +29,8 @@ enum Mode {
     Slow(Duration, Duration),
     /// Pieces of so many bytes pass one by one.
     Sliced(usize),
+    /// So many bytes a second pass each way.
+    Narrow(usize),
 }
 
 /// What all connections listen to.
@@ -105,6 +109,11 @@ impl Proxy {
     /// Lets pieces of so many bytes pass one by one.
     pub fn slice(&self, bytes: usize) {
         self.switch.mode.send_replace(Mode::Sliced(bytes));
+    }
+
+    /// Lets so many bytes a second pass each way.
+    pub fn narrow(&self, bytes_per_s: usize) {
+        self.switch.mode.send_replace(Mode::Narrow(bytes_per_s));
     }
 
     /// Lets bytes pass again.
@@ -210,6 +219,13 @@ async fn write(
                 to.write_all(slice).await?;
                 to.flush().await?;
                 tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Ok(())
+        }
+        Mode::Narrow(bytes_per_s) => {
+            for slice in bytes.chunks((bytes_per_s / NARROW_STEPS_PER_S as usize).max(1)) {
+                to.write_all(slice).await?;
+                tokio::time::sleep(Duration::from_secs(1) / NARROW_STEPS_PER_S).await;
             }
             Ok(())
         }

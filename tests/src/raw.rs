@@ -75,3 +75,16 @@ pub fn endless(bytes: usize) -> String {
         &chunk.repeat(bytes / 1_000),
     )
 }
+
+/// So many bytes of gzip, of zeros: whoever unpacks them gets 150 times as many.
+pub fn bomb(bytes: usize) -> Vec<u8> {
+    const HEADER: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03";
+    // One block of fixed codes: a zero, then 258 times the byte before, again and again.
+    let bits = "11000110000".chars().chain("1100010100000".chars().cycle());
+    let bits: Vec<bool> = bits.map(|bit| bit == '1').take(8 * bytes).collect();
+    let packed = bits.chunks(8).map(|bits| {
+        let lowest_first = bits.iter().rev();
+        lowest_first.fold(0, |byte, bit| byte << 1 | u8::from(*bit))
+    });
+    HEADER.iter().copied().chain(packed).take(bytes).collect()
+}

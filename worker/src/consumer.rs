@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+    BasicRejectOptions,
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection, Consumer};
@@ -172,6 +173,9 @@ impl ConsumerLoop {
                 },
                 false => Task::DeadLetter,
             };
+            if shared::sabotaged!("own_connection") {
+                publish_to_nobody(&queues.work.channel).await;
+            }
             self.begin(delivery, task, in_flight, shutdown);
         }
     }
@@ -300,20 +304,32 @@ impl ConsumerLoop {
     }
 }
 
+/// What a broker under an alarm blocks a connection for, with the acknowledgements that it carries.
+async fn publish_to_nobody(channel: &Channel) {
+    let options = BasicPublishOptions::default();
+    let publish = channel.basic_publish("".into(), "".into(), options, b"", Default::default());
+    let _ = publish.await;
+}
+
 /// An answer that does not reach the broker only means that the message comes again, to no effect.
 async fn tell(verdict: Verdict, delivery: &Delivery, task: &Task) -> lapin::Result<()> {
-    match (verdict, task) {
-        (Verdict::Ack, Task::DeadLetter) => delivery.ack(BasicAckOptions::default()).await?,
-        (Verdict::Ack, Task::Event { .. }) => true,
+    let tag = delivery.delivery_tag;
+    let dealt_with = match (verdict, task) {
+        (Verdict::Ack, Task::DeadLetter) => {
+            delivery.ack(BasicAckOptions::default()).await?;
+            return Ok(());
+        }
+        (Verdict::Ack, Task::Event { .. }) => Settled::Done(tag),
         (Verdict::DeadLetter, _) => {
             let options = BasicRejectOptions { requeue: false };
-            delivery.reject(options).await?
+            delivery.reject(options).await?;
+            Settled::Rejected(tag)
         }
         (Verdict::Keep, _) => return Ok(()),
     };
     if let Task::Event { settled, .. } = task {
         // Where nobody acknowledges any more, the channel is gone.
-        let _ = settled.send(delivery.delivery_tag).await;
+        let _ = settled.send(dealt_with).await;
     }
     Ok(())
 }

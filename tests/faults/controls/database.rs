@@ -1,73 +1,52 @@
 //! Safeguards of the database.
 
-use std::collections::BTreeSet;
-
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
-use harness::TestBed;
-use harness::checker::AttemptRow;
-use harness::faults::{Operator, Scene, pause};
+use harness::faults::{Operator, Scene, Stage, pause};
 use harness::simulator::Plan;
-use tokio_postgres::NoTls;
+use harness::stripe::{self, event_id};
+use serde_json::json;
 
 use super::services::{alone, judge};
 use super::{Control, snapshot_of, verdict_of};
 
-const KEYS: usize = 50;
-const CONNECTIONS: usize = 32;
+const EVENTS: usize = 20;
+const COPIES: usize = 8;
 
-/// Looks whether a key is there, and inserts it if not: every key over all connections at once.
+/// Two gateways get each event many times at once. With the key the second copy is a duplicate.
 pub async fn unique_key() -> Result<Control> {
-    let told = ("unique key", "check, then insert, 32 connections at once");
+    let told = ("unique key", "20 events, 8 copies of each at once");
     Control::stage(told, async |safe| {
-        let bed = TestBed::new().await;
-        let key = if safe { "PRIMARY KEY" } else { "" };
-        let table = format!("CREATE TABLE effects (event_id text {key})");
-        bed.db.batch_execute(&table).await?;
-        for done in join_all((0..CONNECTIONS).map(|_| check_then_insert(&bed))).await {
-            done?;
+        let mut setup = alone("unique_key", safe);
+        (setup.gateways, setup.workers) = (2, 0);
+        let stage = Stage::ready(setup).await;
+        if !safe {
+            let drop = "ALTER TABLE webhook_events DROP CONSTRAINT webhook_events_pkey CASCADE;
+                ALTER TABLE event_payloads DROP CONSTRAINT event_payloads_pkey CASCADE";
+            stage.bed.db.batch_execute(drop).await?;
         }
-        judge_effects(&bed).await
+        let ids: Vec<String> = (0..EVENTS).map(|_| event_id()).collect();
+        let copies = (0..COPIES * EVENTS).map(|n| {
+            let gateway = stage.gateways[n % 2].address;
+            stripe::post(
+                gateway,
+                stripe::event(&ids[n / COPIES], "some.type", &json!({})),
+            )
+        });
+        let answers = join_all(copies).await;
+        ensure!(
+            answers.iter().all(|answer| answer.status == 200),
+            "a copy was not taken"
+        );
+        let stored = stage
+            .bed
+            .db
+            .query("SELECT id FROM webhook_events", &[])
+            .await?;
+        let stored = stored.iter().map(|row| row.get(0)).collect();
+        Ok(verdict_of(&ids, &snapshot_of(stored)))
     })
     .await
-}
-
-async fn check_then_insert(bed: &TestBed) -> Result<()> {
-    let (client, connection) = tokio_postgres::connect(&bed.owner_url(), NoTls).await?;
-    let driver = tokio::spawn(connection);
-    for n in 0..KEYS {
-        let id = format!("evt_{n}");
-        let find = "SELECT FROM effects WHERE event_id = $1";
-        if client.query(find, &[&id]).await?.is_empty() {
-            let insert = "INSERT INTO effects VALUES ($1) ON CONFLICT DO NOTHING";
-            client.execute(insert, &[&id]).await?;
-        }
-    }
-    drop(client);
-    driver.await??;
-    Ok(())
-}
-
-async fn judge_effects(bed: &TestBed) -> Result<String> {
-    let effects = bed.db.query("SELECT event_id FROM effects", &[]).await?;
-    let effects: Vec<String> = effects.iter().map(|row| row.get(0)).collect();
-    let ids: BTreeSet<&String> = effects.iter().collect();
-    ensure!(ids.len() == KEYS, "only {} effects are there", ids.len());
-    let ids: Vec<String> = ids.into_iter().cloned().collect();
-    let mut snapshot = snapshot_of(ids.clone());
-    for event in &mut snapshot.events {
-        event.attempts = 1;
-    }
-    snapshot.attempts = effects
-        .into_iter()
-        .map(|event_id| AttemptRow {
-            event_id,
-            number: 1,
-            outcome: "processed".to_owned(),
-            kind: String::new(),
-        })
-        .collect();
-    Ok(verdict_of(&ids, &snapshot))
 }
 
 /// The services on a server whose setting is off, and that is killed. With the safeguard they overrule it.

@@ -84,8 +84,8 @@ const CONTROLS: [(&str, Run); 8] = [
     ("time-out for headers", |_, _| {
         connections::header_timer().boxed_local()
     }),
-    ("connection of its own", |operator, _| {
-        connections::separate(operator).boxed_local()
+    ("connection of its own", |operator, seed| {
+        connections::separate(operator, seed).boxed_local()
     }),
 ];
 
@@ -125,6 +125,7 @@ fn verdict_of(acknowledged: &[String], snapshot: &Snapshot) -> String {
     let delivery = |id: &String| Delivery {
         event_id: id.clone(),
         at_ms: 0,
+        took_ms: 0,
         outcome: Outcome::Acknowledged,
         status: 200,
     };
@@ -136,6 +137,8 @@ fn verdict_of(acknowledged: &[String], snapshot: &Snapshot) -> String {
     let allowed = Allowed {
         progress: 0,
         mails_doubled: 0,
+        answer_ms: 0,
+        burnt_attempts: true,
     };
     check(&history, snapshot, allowed).first_defects()
 }

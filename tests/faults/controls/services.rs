@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures_util::future::join_all;
 use harness::checker::Snapshot;
+use harness::faults::crash::until_dead;
 use harness::faults::{MAILS_UNDER_WAY, Operator, Scene, Setup, Stage, pause, variable};
 use harness::simulator::{Load, Plan};
 use harness::stripe::{self, event_id};
@@ -82,16 +83,7 @@ pub async fn late_ack(operator: &Operator, seed: u64) -> Result<Control> {
         let mut scene = Scene::open(operator.clone(), setup, short(seed)).await;
         let trap = [("TOLLGATE_CRASH_AT", "worker.in_handler:5")];
         scene.stage.add_worker(&trap).await;
-        let mut died = false;
-        for _ in 0..600 {
-            let mut workers = scene.stage.workers.iter_mut();
-            died = workers.any(harness::binaries::Process::has_ended);
-            if died {
-                break;
-            }
-            pause(50).await;
-        }
-        ensure!(died, "the worker was not killed");
+        until_dead(&mut scene.stage, "worker.in_handler").await?;
         scene.stage.workers.clear();
         scene.stage.add_worker(&[]).await;
         Ok(judge(&mut scene).await)

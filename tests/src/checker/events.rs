@@ -24,6 +24,15 @@ pub fn check(
         }
         verdict.lost += 1;
     }
+    let mut ids = BTreeSet::new();
+    for event in snapshot
+        .events
+        .iter()
+        .filter(|event| !ids.insert(&event.id))
+    {
+        verdict.duplicated += 1;
+        verdict.fail(Defect::Doubled(format!("{} is stored again", event.id)));
+    }
     for (id, event) in &stored {
         if !sent.contains(id) {
             verdict.unexpected += 1;
@@ -70,6 +79,16 @@ pub fn check_attempts(verdict: &mut Verdict, snapshot: &Snapshot) {
     }
     for id in attempts.keys() {
         verdict.fail(Defect::Attempts((*id).to_owned()));
+    }
+}
+
+/// Where nothing was wrong with an event, its first attempt is its last one.
+pub fn check_burnt(verdict: &mut Verdict, snapshot: &Snapshot) {
+    for attempt in &snapshot.attempts {
+        if attempt.outcome == "transient" {
+            let (id, kind) = (&attempt.event_id, &attempt.kind);
+            verdict.fail(Defect::Burnt(format!("{id} ({kind})")));
+        }
     }
 }
 

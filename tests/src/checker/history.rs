@@ -61,6 +61,8 @@ pub struct Delivery {
     pub event_id: String,
     /// When it ended, in milliseconds since the run began.
     pub at_ms: u64,
+    /// How long its sender waited.
+    pub took_ms: u64,
     /// How.
     pub outcome: Outcome,
     /// The answer's status; 0 where there was none.

@@ -4,6 +4,7 @@
 mod events;
 mod history;
 mod mails;
+mod moves;
 mod orders;
 mod replays;
 mod snapshot;
@@ -14,7 +15,7 @@ mod verdict;
 use std::collections::BTreeSet;
 
 pub use history::{Delivery, Fate, Forgery, History, Outcome, Sent, Told};
-pub use snapshot::{AttemptRow, EventRow, MailRow, OrderRow, ReplayRow, Snapshot};
+pub use snapshot::{AttemptRow, EventRow, MailRow, Move, OrderRow, ReplayRow, Snapshot};
 pub use verdict::{Allowed, Defect, Verdict};
 
 /// Judges a run.
@@ -24,19 +25,30 @@ pub fn check(history: &History, snapshot: &Snapshot, allowed: Allowed) -> Verdic
         attempts: history.sent.len(),
         forged: history.forgeries.len(),
         unavailable_ms: unavailable_ms(&history.deliveries),
+        longest_answer_ms: longest_answer_ms(&history.deliveries),
         failed_deliveries: history.deliveries.iter().filter(failed).count(),
         ..Verdict::default()
     };
     let acknowledged = with_outcome(history, Outcome::Acknowledged);
     events::check(&mut verdict, history, snapshot, &acknowledged);
     events::check_attempts(&mut verdict, snapshot);
+    if !allowed.burnt_attempts {
+        events::check_burnt(&mut verdict, snapshot);
+    }
     events::check_fates(&mut verdict, history, snapshot);
     events::check_forgeries(&mut verdict, history);
     orders::check(&mut verdict, history, snapshot, &acknowledged);
     mails::check(&mut verdict, snapshot, allowed);
     replays::check(&mut verdict, snapshot);
+    moves::check(&mut verdict, snapshot);
+    for (what, left) in snapshot.waiting.iter().filter(|(_, left)| *left > 0) {
+        verdict.fail(Defect::Leftover(format!("{left} {what}")));
+    }
     for product in &snapshot.oversold {
         verdict.fail(Defect::Oversold(product.clone()));
+    }
+    if verdict.longest_answer_ms > allowed.answer_ms {
+        verdict.fail(Defect::Slow(verdict.longest_answer_ms));
     }
     if verdict.processed < allowed.progress {
         verdict.fail(Defect::NoProgress(verdict.processed));
@@ -50,6 +62,11 @@ fn with_outcome(history: &History, outcome: Outcome) -> BTreeSet<&str> {
     deliveries
         .map(|delivery| delivery.event_id.as_str())
         .collect()
+}
+
+fn longest_answer_ms(deliveries: &[Delivery]) -> u64 {
+    let took = deliveries.iter().map(|delivery| delivery.took_ms);
+    took.max().unwrap_or_default()
 }
 
 /// The longest stretch from a failed delivery to the next acknowledged one.

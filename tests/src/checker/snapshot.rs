@@ -77,6 +77,19 @@ pub struct ReplayRow {
     pub audited: i64,
 }
 
+/// A change of a state, as a trigger saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// `event` or `order`.
+    pub kind: String,
+    /// Of what.
+    pub id: String,
+    /// Before.
+    pub from: String,
+    /// After.
+    pub to: String,
+}
+
 /// All tables that the checker looks at.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
@@ -90,6 +103,10 @@ pub struct Snapshot {
     pub mails: Vec<MailRow>,
     /// Every replay.
     pub replays: Vec<ReplayRow>,
+    /// Every change of the state of an event or an order.
+    pub moves: Vec<Move>,
+    /// What waits to be published or consumed: a name and how many.
+    pub waiting: Vec<(&'static str, i64)>,
     /// Message-IDs in the order in which the mail server took them; none where mails went elsewhere.
     pub taken: Option<Vec<String>>,
     /// Products with more active seats than capacity.

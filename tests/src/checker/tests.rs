@@ -5,6 +5,8 @@ use super::*;
 const ALLOWED: Allowed = Allowed {
     progress: 2,
     mails_doubled: 0,
+    answer_ms: 1_000,
+    burnt_attempts: true,
 };
 
 fn sent(id: &str, told: Told) -> Sent {
@@ -23,6 +25,7 @@ fn delivery(event_id: &str, at_ms: u64, outcome: Outcome) -> Delivery {
     Delivery {
         event_id: event_id.to_owned(),
         at_ms,
+        took_ms: 1,
         outcome,
         status: if outcome == Outcome::Acknowledged {
             200
@@ -183,6 +186,76 @@ fn a_second_effect_is_noticed() {
         mails,
         [Defect::Doubled("mail order_paid of ord_1".to_owned())]
     );
+}
+
+#[test]
+fn an_event_that_is_stored_again_is_noticed() {
+    let again = spoilt(|_, snapshot| {
+        snapshot.events[1] = event("evt_1");
+        snapshot.attempts.pop();
+    });
+    let told = "evt_1 is stored again".to_owned();
+    assert!(again.contains(&Defect::Doubled(told)), "{again:?}");
+}
+
+#[test]
+fn a_state_that_goes_back_is_noticed() {
+    let moved = |kind: &str, from: &str, to: &str| {
+        let change = Move {
+            kind: kind.to_owned(),
+            id: "x".to_owned(),
+            from: from.to_owned(),
+            to: to.to_owned(),
+        };
+        spoilt(move |_, snapshot| snapshot.moves.push(change)).len()
+    };
+    for (kind, from, to) in [
+        ("event", "received", "processed"),
+        ("event", "retrying", "dead"),
+        ("event", "dead", "received"),
+        ("order", "pending", "paid"),
+        ("order", "cancelled", "paid"),
+        ("order", "paid", "refunded"),
+    ] {
+        assert_eq!(moved(kind, from, to), 0, "{kind} {from} {to}");
+    }
+    for (kind, from, to) in [
+        ("event", "processed", "received"),
+        ("event", "ignored", "processed"),
+        ("event", "dead", "processed"),
+        ("order", "paid", "pending"),
+        ("order", "refunded", "paid"),
+    ] {
+        assert_eq!(moved(kind, from, to), 1, "{kind} {from} {to}");
+    }
+}
+
+#[test]
+fn an_attempt_that_fails_for_nothing_is_noticed_where_none_may_fail() {
+    let (history, mut snapshot) = clean();
+    snapshot.events[0].attempts = 2;
+    snapshot.attempts[0].outcome = "transient".to_owned();
+    snapshot.attempts.push(attempt("evt_1", 2));
+    assert!(check(&history, &snapshot, ALLOWED).is_clean());
+    let strict = Allowed {
+        burnt_attempts: false,
+        ..ALLOWED
+    };
+    let defects = check(&history, &snapshot, strict).defects;
+    assert!(matches!(defects[..], [Defect::Burnt(_)]), "{defects:?}");
+}
+
+#[test]
+fn what_is_left_over_is_noticed() {
+    let waiting = |left| spoilt(move |_, snapshot| snapshot.waiting.push(("messages", left)));
+    assert_eq!(waiting(0), []);
+    assert_eq!(waiting(2), [Defect::Leftover("2 messages".to_owned())]);
+}
+
+#[test]
+fn a_sender_that_waits_too_long_is_noticed() {
+    let slow = spoilt(|history, _| history.deliveries[0].took_ms = 1_001);
+    assert_eq!(slow, [Defect::Slow(1_001)]);
 }
 
 #[test]

@@ -35,6 +35,14 @@ pub enum Defect {
     Order(String),
     /// A replay that does not add up.
     Replay(String),
+    /// Something went back from where nothing goes back.
+    Backwards(String),
+    /// An attempt that failed although nothing was wrong with the event.
+    Burnt(String),
+    /// Something that nobody will ever look at again.
+    Leftover(String),
+    /// A sender waited too long, in milliseconds.
+    Slow(u64),
     /// More seats than there are.
     Oversold(String),
     /// Hardly anything happened: a run in which everything fails proves nothing.
@@ -59,6 +67,10 @@ impl fmt::Display for Defect {
             Self::Attempts(id) => write!(f, "attempts not contiguous: {id}"),
             Self::Order(what) => write!(f, "order {what}"),
             Self::Replay(what) => write!(f, "replay {what}"),
+            Self::Backwards(what) => write!(f, "backwards: {what}"),
+            Self::Burnt(id) => write!(f, "an attempt was burnt: {id}"),
+            Self::Leftover(what) => write!(f, "left over: {what}"),
+            Self::Slow(ms) => write!(f, "a sender waited for {ms} ms"),
             Self::Oversold(product) => write!(f, "oversold: {product}"),
             Self::NoProgress(done) => write!(f, "only {done} events were processed"),
         }
@@ -72,6 +84,10 @@ pub struct Allowed {
     pub progress: usize,
     /// Mails that may have gone out a second time.
     pub mails_doubled: usize,
+    /// The longest that a sender may wait.
+    pub answer_ms: u64,
+    /// Whether attempts may fail: not where only the database or the broker was away.
+    pub burnt_attempts: bool,
 }
 
 /// What a run came to.
@@ -101,6 +117,8 @@ pub struct Verdict {
     pub failed_deliveries: usize,
     /// The longest time during which deliveries failed and none succeeded.
     pub unavailable_ms: u64,
+    /// The longest that a sender waited, for whatever answer.
+    pub longest_answer_ms: u64,
     /// Events processed.
     pub processed: usize,
     /// All that must not be.

@@ -1,10 +1,13 @@
 //! RabbitMQ killed, frozen, blocked, emptied.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 
 use super::scene::{MOST_GROWTH_KIB, Scene, pause};
+use crate::binaries::{Process, Size};
 use crate::broker::Broker;
 
 const OUTBOX: &str = "SELECT count(*) FROM outbox";
@@ -67,6 +70,43 @@ pub fn freeze(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     .boxed_local()
 }
 
+/// Connections, threads, open files and memory must not pile up meanwhile.
+pub fn freeze_for_long(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        let before = sizes(scene);
+        scene.operator.run("broker freeze").await?;
+        let told = scene.until_unready().await;
+        pause(60_000).await;
+        let after = sizes(scene);
+        scene.operator.run("broker thaw").await?;
+        for (before, after) in before.iter().zip(&after) {
+            scene.note(format!("{before:?} became {after:?}"));
+            let memory_kib = after.memory_kib.saturating_sub(before.memory_kib);
+            ensure!(memory_kib < MOST_GROWTH_KIB, "it grew by {memory_kib} KiB");
+            ensure!(
+                after.threads <= before.threads + MORE_THREADS,
+                "threads piled up"
+            );
+            ensure!(
+                after.files <= before.files + MORE_FILES,
+                "open files piled up"
+            );
+        }
+        told
+    }
+    .boxed_local()
+}
+
+fn sizes(scene: &Scene) -> Vec<Size> {
+    let all = scene.stage.gateways.iter().chain(&scene.stage.workers);
+    all.filter_map(Process::size).collect()
+}
+
+/// Those of a runtime for what blocks, which it ends when they idle.
+const MORE_THREADS: usize = 16;
+/// Connections of senders and probes.
+const MORE_FILES: usize = 64;
+
 /// All at once.
 pub fn close_connections(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
@@ -126,6 +166,30 @@ pub fn delete_queue(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
         Ok(())
     }
     .boxed_local()
+}
+
+/// Messages come back as unroutable.
+pub fn unbind_queue(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        Broker::connect(&scene.stage.bed).await.unbind_queue().await;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while failed_publishes(scene).await? == 0.0 {
+            ensure!(Instant::now() < deadline, "no message came back");
+            pause(50).await;
+        }
+        Ok(())
+    }
+    .boxed_local()
+}
+
+async fn failed_publishes(scene: &Scene) -> Result<f64> {
+    let metrics = scene.stage.gateways[0].metrics().await?;
+    let counts = |line: &&str| {
+        line.starts_with("tollgate_publishes_total{") && line.contains("result=\"failed\"")
+    };
+    let line = metrics.lines().find(counts).unwrap_or_default();
+    let count = line.rsplit_once(' ').map_or("0", |(_, count)| count);
+    Ok(count.parse()?)
 }
 
 /// Channels that publish to it are closed.

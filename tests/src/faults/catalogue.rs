@@ -1,7 +1,9 @@
 //! Every fault of the table.
 
 use super::fault::Fault;
-use super::{broker, database, forgeries, network, processes, replays, storms, stripe, upgrade};
+use super::{
+    broker, database, forgeries, network, processes, replays, retention, storms, stripe, upgrade,
+};
 use crate::simulator::Shape;
 
 /// In place of those of the same id, where time is no matter.
@@ -10,6 +12,8 @@ pub const LONG_FAULTS: &[Fault] = &[
         .seldom()
         .accepted()
         .over(500, 760)
+        .recovered_within_ms(60_000)
+        .burns_nothing()
         .alone(),
 ];
 
@@ -21,6 +25,14 @@ pub const FAULTS: &[Fault] = &[
         processes::kill_gateway,
     )
     .refused(),
+    Fault::new(
+        "F01d",
+        "each of two gateways frozen for 4 s",
+        processes::freeze_gateway,
+    )
+    .accepted()
+    .staged(processes::two_gateways)
+    .over(160, 10),
     Fault::new(
         "F05",
         "commit done, its answer lost",
@@ -38,6 +50,16 @@ pub const FAULTS: &[Fault] = &[
         "F09",
         "worker frozen past its lock, then thawed",
         processes::freeze_worker,
+    )
+    .seldom()
+    .accepted()
+    .over(120, 10)
+    .mails(8)
+    .alone(),
+    Fault::new(
+        "F09b",
+        "worker frozen before its commit, then thawed",
+        processes::freeze_before_commit,
     )
     .seldom()
     .accepted()
@@ -74,66 +96,103 @@ pub const FAULTS: &[Fault] = &[
     .accepted(),
     Fault::new("F15a", "broker SIGKILL, 3 s, restarted", broker::kill)
         .seldom()
-        .accepted(),
+        .accepted()
+        .burns_nothing(),
     Fault::new("F15b", "broker restarted cleanly", broker::restart)
         .seldom()
-        .accepted(),
+        .accepted()
+        .burns_nothing(),
     Fault::new("F15c", "broker frozen for 8 s", broker::freeze)
         .seldom()
         .accepted()
-        .over(160, 10),
+        .over(160, 10)
+        .burns_nothing(),
     Fault::new("F15d", "close_all_connections", broker::close_connections)
         .seldom()
-        .accepted(),
+        .accepted()
+        .burns_nothing(),
     Fault::new("F16", "broker away for 20 s", broker::away)
         .seldom()
         .accepted()
-        .over(400, 22),
+        .over(400, 22)
+        .burns_nothing(),
     Fault::new("F17", "broker memory alarm for 8 s", broker::memory_alarm)
         .seldom()
         .accepted()
-        .over(160, 12),
+        .over(160, 12)
+        .burns_nothing(),
     Fault::new("F18", "broker disk alarm for 8 s", broker::disk_alarm)
         .seldom()
         .accepted()
-        .over(160, 12),
-    Fault::new("F19a", "queue purged", broker::purge).accepted(),
-    Fault::new("F19b", "queue deleted", broker::delete_queue).accepted(),
-    Fault::new("F19c", "exchange deleted", broker::delete_exchange).accepted(),
+        .over(160, 12)
+        .burns_nothing(),
+    Fault::new("F19a", "queue purged", broker::purge)
+        .accepted()
+        .burns_nothing(),
+    Fault::new("F19b", "queue deleted", broker::delete_queue)
+        .accepted()
+        .burns_nothing(),
+    Fault::new("F19c", "exchange deleted", broker::delete_exchange)
+        .accepted()
+        .burns_nothing(),
+    Fault::new("F19d", "queue unbound", broker::unbind_queue)
+        .accepted()
+        .burns_nothing(),
     Fault::new("F20", "broker's data directory lost", broker::lose_disk)
         .seldom()
-        .accepted(),
+        .accepted()
+        .burns_nothing(),
     Fault::new("F23a", "database restarted", database::restart)
         .seldom()
-        .refused(),
+        .refused()
+        .burns_nothing(),
     Fault::new("F23b", "database SIGKILL, every process", database::kill)
         .seldom()
-        .refused(),
+        .refused()
+        .burns_nothing(),
     Fault::new(
         "F24",
         "database read-only for 4 s (fail-over)",
         database::read_only,
     )
     .seldom()
-    .refused(),
+    .refused()
+    .burns_nothing(),
+    Fault::new(
+        "F24b",
+        "first of two database hosts frozen, the second one takes over",
+        database::fail_over,
+    )
+    .seldom()
+    .refused()
+    .over(160, 10)
+    .burns_nothing()
+    .alone(),
     Fault::new(
         "F25",
         "database takes no more connections",
         database::no_connections,
     )
-    .refused(),
+    .refused()
+    .burns_nothing(),
     Fault::new(
         "F26",
-        "database reports disk full (53100)",
+        "database reports disk full (53100) for 20 s",
         database::disk_full,
     )
-    .refused(),
-    Fault::new("F27", "a table locked for 5 s", database::lock_table).accepted(),
+    .seldom()
+    .refused()
+    .over(160, 22)
+    .burns_nothing(),
+    Fault::new("F27", "a table locked for 5 s", database::lock_table)
+        .accepted()
+        .burns_nothing(),
     Fault::new(
         "F28",
         "all backends terminated, five times",
         database::terminate_backends,
-    ),
+    )
+    .burns_nothing(),
     Fault::new(
         "F29",
         "round trips to database and broker take 500 ms ± 300",
@@ -145,7 +204,8 @@ pub const FAULTS: &[Fault] = &[
     Fault::new("F30a", "database frozen for 6 s", database::freeze)
         .seldom()
         .refused()
-        .over(160, 8),
+        .over(160, 8)
+        .burns_nothing(),
     Fault::new(
         "F30b",
         "black hole to the database for 8 s",
@@ -153,7 +213,8 @@ pub const FAULTS: &[Fault] = &[
     )
     .seldom()
     .refused()
-    .over(160, 10),
+    .over(160, 10)
+    .burns_nothing(),
     Fault::new(
         "F30c",
         "black hole to the broker for 8 s",
@@ -161,31 +222,48 @@ pub const FAULTS: &[Fault] = &[
     )
     .seldom()
     .accepted()
-    .over(160, 10),
+    .over(160, 10)
+    .burns_nothing(),
+    Fault::new("F30d", "broker frozen for 60 s", broker::freeze_for_long)
+        .seldom()
+        .accepted()
+        .over(400, 66)
+        .burns_nothing()
+        .alone(),
     Fault::new(
         "F31a",
         "gateway from broker, flapping",
         network::flap_broker,
     )
-    .accepted(),
+    .accepted()
+    .burns_nothing(),
     Fault::new(
         "F31b",
         "worker from database, flapping",
         network::flap_database,
     )
-    .accepted(),
+    .accepted()
+    .burns_nothing(),
     Fault::new(
         "F32a",
         "slices of 7 bytes to database and broker",
         network::slice,
     )
     .over(40, 6),
-    Fault::new("F32b", "connections reset, five times", network::reset),
+    Fault::new("F32b", "connections reset, five times", network::reset).burns_nothing(),
     Fault::new(
         "F32c",
         "half-closed connections to database and broker",
         network::half_close,
     ),
+    Fault::new(
+        "F32d",
+        "16 KiB a second to database and broker",
+        network::narrow,
+    )
+    .accepted()
+    .over(40, 8)
+    .burns_nothing(),
     Fault::new("F33", "sender's clock off by up to 290 s", storms::skew).accepted(),
     Fault::new(
         "F34",
@@ -251,7 +329,6 @@ pub const FAULTS: &[Fault] = &[
     Fault::new("F43", "10,000 slow connections", storms::slow_connections)
         .seldom()
         .accepted()
-        .staged(storms::many_connections)
         .over(120, 10)
         .alone(),
     Fault::new("F44", "secret rotated under load", processes::rotate_secret)
@@ -263,6 +340,7 @@ pub const FAULTS: &[Fault] = &[
         "both gateways restarted in turn",
         processes::roll_gateways,
     )
+    .accepted()
     .staged(processes::two_gateways),
     Fault::new(
         "F46",
@@ -272,6 +350,15 @@ pub const FAULTS: &[Fault] = &[
     .seldom()
     .accepted()
     .over(160, 12)
+    .alone(),
+    Fault::new(
+        "F47",
+        "3,000 old events removed under load",
+        retention::under_load,
+    )
+    .accepted()
+    .over(160, 8)
+    .burns_nothing()
     .alone(),
     Fault::new(
         "F48",
@@ -307,4 +394,12 @@ pub const FAULTS: &[Fault] = &[
         .accepted()
         .staged(storms::no_collector)
         .alone(),
+    Fault::new(
+        "F55b",
+        "collector of traces takes connections and says nothing",
+        storms::nothing,
+    )
+    .accepted()
+    .staged(storms::hung_collector)
+    .alone(),
 ];

@@ -3,9 +3,11 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use futures_util::{StreamExt, stream};
 
+use super::row::LONGEST_RECOVERY_MS;
+use super::scene::Scene;
 use super::stage::{UNREADY, variable};
 use super::{MAILS_UNDER_WAY, Row, Setup, Stage, replays};
 use crate::broker::Broker;
@@ -139,6 +141,46 @@ const BURIED: usize = 60;
 const REPLAY_RATE: usize = 100;
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
+impl Point {
+    /// Whether only a replay comes there.
+    pub fn needs_a_replay(&self) -> bool {
+        of(*self) == "replayer"
+    }
+}
+
+/// Kills one process of a scene, which then lacks it.
+pub async fn strike(scene: &mut Scene, point: Point, hit: u32) -> Result<()> {
+    let trap = format!("{}:{hit}", point.name);
+    let trap = [("TOLLGATE_CRASH_AT", trap.as_str())];
+    let stage = &mut scene.stage;
+    if of(point) == "gateway" {
+        stage.add_gateway(&trap).await;
+    } else {
+        // The only one, so that it is reached.
+        stage.workers.clear();
+        stage.add_worker(&trap).await;
+    }
+    match of(point) {
+        "relay" => scene.gateway_broker.cut(),
+        "recorder" => publish_undecodable(stage).await,
+        _ => {}
+    }
+    let died = until_dead(stage, point.name).await;
+    scene.gateway_broker.open();
+    stage.gateways.retain_mut(|gateway| !gateway.has_ended());
+    stage.workers.retain_mut(|worker| !worker.has_ended());
+    stage.aim();
+    died
+}
+
+async fn publish_undecodable(stage: &Stage) {
+    let broker = Broker::connect(&stage.bed).await;
+    for n in 0..UNDECODABLE {
+        let message = format!("no message {n}");
+        broker.publish_raw(message.as_bytes()).await;
+    }
+}
+
 /// How long claims of a dead process last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claims {
@@ -156,7 +198,7 @@ pub async fn run(point: Point, hit: u32, claims: Claims) -> Row {
     let mut stage = prepare(point.name, &trap).await;
     let mut load = stage.load(&plan).await;
     let provoked = provoke(&stage, &mut load, point, &plan).await;
-    let died = until_dead(&mut stage).await;
+    let died = until_dead(&mut stage, point.name).await;
     let long = "SELECT count(*) FROM outbox WHERE available_at > now() + interval '10 seconds'";
     let long_claims = stage.bed.count(long).await;
     if claims == Claims::AreOver {
@@ -171,12 +213,10 @@ pub async fn run(point: Point, hit: u32, claims: Claims) -> Row {
     replace(&mut stage, point.name).await;
     let told = (point.row, point.title);
     let mut row = stage.row(told, load, &plan, mails).await;
-    if let Err(problem) = provoked {
+    for problem in [provoked, died].into_iter().filter_map(Result::err) {
         row.fail(&problem.to_string());
     }
-    if !died {
-        row.fail(&format!("nothing died at {trap}"));
-    }
+    row.expect_recovery_within(LONGEST_RECOVERY_MS);
     if long_claims > 0 {
         let told = format!("{long_claims} rows are claimed for longer than ten seconds");
         row.fail(&told);
@@ -200,14 +240,7 @@ fn of(point: Point) -> &'static str {
 /// Work for those that have none by the load alone.
 async fn provoke(stage: &Stage, load: &mut Load, point: Point, plan: &Plan) -> Result<()> {
     match of(point) {
-        "recorder" => {
-            let broker = Broker::connect(&stage.bed).await;
-            for n in 0..UNDECODABLE {
-                broker
-                    .publish_raw(format!("no message {n}").as_bytes())
-                    .await;
-            }
-        }
+        "recorder" => publish_undecodable(stage).await,
         "replayer" => {
             let buried = replays::buried_plan(plan, BURIED);
             replays::bury(stage, load, &buried).await?;
@@ -244,16 +277,17 @@ async fn prepare(point: &str, trap: &str) -> Stage {
     stage
 }
 
-async fn until_dead(stage: &mut Stage) -> bool {
+/// By the fail-point, not for any other reason.
+pub async fn until_dead(stage: &mut Stage, point: &str) -> Result<()> {
     let deadline = Instant::now() + LONGEST_WAIT;
     while Instant::now() < deadline {
         let mut all = stage.gateways.iter_mut().chain(&mut stage.workers);
-        if all.any(|process| process.has_ended()) {
-            return true;
+        if let Some(dead) = all.find_map(|process| process.has_ended().then_some(process)) {
+            return dead.expect_abort_at(point);
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    false
+    bail!("nothing died at {point}")
 }
 
 /// The dead one is replaced by one without a trap.

@@ -1,10 +1,14 @@
 //! PostgreSQL restarted, killed, frozen, read-only, full.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, ensure};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 
 use super::scene::{Scene, pause};
+use super::{processes, variable};
+use crate::Proxy;
 
 async fn down_for(scene: &mut Scene, how: &str, milliseconds: u64) -> Result<()> {
     scene.operator.run(how).await?;
@@ -37,20 +41,35 @@ pub fn freeze(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     .boxed_local()
 }
 
-/// What was committed is not told.
+/// What was committed is not told: the statement passes, its answer does not, and then the connection breaks.
 pub fn lose_replies(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
+        let mut untold = BTreeSet::new();
         for _ in 0..5 {
             scene.gateway_database.mute();
             pause(200).await;
+            untold.extend(stored_and_not_acknowledged(scene).await?);
             scene.gateway_database.cut();
             pause(50).await;
             scene.gateway_database.open();
             pause(300).await;
         }
+        let commits = untold.len();
+        scene.note(format!(
+            "{commits} events were committed without the gateway's knowing"
+        ));
+        ensure!(commits > 0, "no commit was ambiguous");
         Ok(())
     }
     .boxed_local()
+}
+
+async fn stored_and_not_acknowledged(scene: &Scene) -> Result<Vec<String>> {
+    let acknowledged = scene.load.acknowledged_ids();
+    let stored = "SELECT id FROM webhook_events";
+    let stored = scene.stage.bed.db.query(stored, &[]).await?;
+    let ids = stored.iter().map(|row| row.get::<_, String>(0));
+    Ok(ids.filter(|id| !acknowledged.contains(id)).collect())
 }
 
 async fn execute(scene: &Scene, sql: &[&str]) -> Result<()> {
@@ -78,6 +97,36 @@ pub fn read_only(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     .boxed_local()
 }
 
+/// Both hosts lead to the same server: first one answers, then only the other. Nobody is told which.
+pub fn fail_over(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        let (gateway_url, worker_url) =
+            (scene.stage.bed.gateway_url(), scene.stage.bed.worker_url());
+        let (gateways, gateway_standby) = second_host(&scene.gateway_database, &gateway_url).await;
+        let (workers, worker_standby) = second_host(&scene.worker_database, &worker_url).await;
+        let setup = scene.stage.setup_mut();
+        setup.gateway.push(variable("DATABASE_URL", &gateways));
+        setup.worker.push(variable("DATABASE_URL", &workers));
+        processes::roll_gateways(scene).await?;
+        processes::roll_workers(scene).await?;
+        scene.to_database().into_iter().for_each(Proxy::freeze);
+        let told = scene.until_unready().await;
+        gateway_standby.open();
+        worker_standby.open();
+        told
+    }
+    .boxed_local()
+}
+
+/// A URL with the proxy's host and that of another one, which is down.
+async fn second_host(first: &Proxy, url: &str) -> (String, Proxy) {
+    let (second, through) = Proxy::before(url).await;
+    second.cut();
+    let address = second.address.to_string();
+    let both = format!("{},{address}", first.address);
+    (through.replacen(&address, &both, 1), second)
+}
+
 /// Others have taken all of them.
 pub fn no_connections(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
@@ -97,7 +146,7 @@ pub fn no_connections(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     .boxed_local()
 }
 
-/// Every insert of an event or an attempt fails as on a full disk.
+/// Every insert of an event or an attempt fails as on a full disk, for 20 s.
 pub fn disk_full(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
         let fail = "CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -110,11 +159,13 @@ pub fn disk_full(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
             );
             take_step(scene, &trigger).await?;
         }
-        pause(3_000).await;
+        let told = scene.until_gateways_are_unready().await;
+        pause(20_000).await;
         for table in ["webhook_events", "event_attempts"] {
             take_step(scene, &format!("DROP TRIGGER disk_full ON {table}")).await?;
         }
-        execute(scene, &["DROP FUNCTION disk_full"]).await
+        execute(scene, &["DROP FUNCTION disk_full"]).await?;
+        told
     }
     .boxed_local()
 }

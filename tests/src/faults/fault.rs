@@ -3,6 +3,7 @@
 use anyhow::Result;
 use futures_util::future::LocalBoxFuture;
 
+use super::row::LONGEST_RECOVERY_MS;
 use super::scene::Scene;
 use super::stage::Setup;
 use crate::simulator::Shape;
@@ -42,6 +43,10 @@ pub struct Fault {
     pub mails_doubled: usize,
     /// Whether senders may notice.
     pub noticed: Noticed,
+    /// How long it may take until everything is done again, in milliseconds.
+    pub recovery_ms: u64,
+    /// Whether attempts may fail: not where only the database or the broker is away.
+    pub burnt_attempts: bool,
     /// Whether the soak strikes with it too.
     pub in_soak: bool,
     /// Whether a test stages it too: it takes seconds, and strikes no server that others use.
@@ -59,6 +64,8 @@ impl Fault {
             shape: Shape::Mixed,
             mails_doubled: 0,
             noticed: Noticed::Maybe,
+            recovery_ms: LONGEST_RECOVERY_MS,
+            burnt_attempts: true,
             in_soak: true,
             in_tests: true,
         }
@@ -92,6 +99,22 @@ impl Fault {
     pub(super) const fn seldom_noticed(self) -> Self {
         Self {
             noticed: Noticed::Seldom,
+            ..self
+        }
+    }
+
+    /// There is more to make up for than 15 s allow.
+    pub(super) const fn recovered_within_ms(self, recovery_ms: u64) -> Self {
+        Self {
+            recovery_ms,
+            ..self
+        }
+    }
+
+    /// No attempt may fail for it.
+    pub(super) const fn burns_nothing(self) -> Self {
+        Self {
+            burnt_attempts: false,
             ..self
         }
     }

@@ -11,8 +11,8 @@ use shared::signature::SigningKey;
 
 use super::scene::{MOST_GROWTH_KIB, Scene};
 use crate::checker::Forgery;
-use crate::raw::{endless, exchange, exchange_cut_off, request, smuggled, statuses, swollen};
-use crate::simulator::Shape;
+use crate::raw::{bomb, endless, exchange, exchange_cut_off, request, smuggled, statuses, swollen};
+use crate::simulator::{Parcel, Shape};
 use crate::stripe::{SECRET, client, event, event_id, signature};
 
 /// More than the gateway answers with 400 within a minute: the rest are answered with 429.
@@ -102,8 +102,7 @@ async fn forged(what: &str, request: RequestBuilder) -> Forgery {
 }
 
 async fn every_cause_is_counted(scene: &Scene) -> Result<()> {
-    let metrics = format!("http://{}/metrics", scene.stage.gateways[0].admin_address);
-    let metrics = client().get(metrics).send().await?.text().await?;
+    let metrics = scene.stage.gateways[0].metrics().await?;
     for cause in [
         "signature_missing",
         "signature_malformed",
@@ -139,9 +138,9 @@ fn answered(scene: &mut Scene, what: &str, answer: String, expected: &'static [u
     });
 }
 
-/// An event of nobody's, padded to so many bytes.
-fn padded(bytes: usize) -> String {
-    let body = event(&event_id(), "some.type", &json!({ "padding": "" }));
+/// An event that nobody handles, padded to so many bytes.
+fn padded(id: &str, bytes: usize) -> String {
+    let body = event(id, "some.type", &json!({ "padding": "" }));
     let lacking = bytes.saturating_sub(body.len());
     let padding = format!(r#""padding": "{}""#, "x".repeat(lacking));
     body.replacen(r#""padding": """#, &padding, 1)
@@ -157,47 +156,25 @@ fn of_length(body: &[u8]) -> String {
     format!("Content-Length: {}\r\n", body.len())
 }
 
-/// Empty, too large, endless, cut off, compressed, no JSON. The gateway must not grow by what it does not take.
+/// Empty, too large, endless, cut off, compressed, no JSON. The gateway must not grow by what it does not take. The largest
+/// body that it takes is taken.
 pub fn of_bodies(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
         let memory = |scene: &Scene| scene.stage.gateways[0].memory_kib().unwrap_or(0);
         let before = memory(scene);
-        let largest = padded(LARGEST_BODY);
-        ensure!(largest.len() == LARGEST_BODY, "the body is not as large");
-        let zipped = format!("Content-Encoding: gzip\r\n{}", of_length(GZIPPED));
-        let too_large = padded(LARGEST_BODY + 1).into_bytes();
-        let cut_off = padded(1_000).into_bytes();
-        let longer = format!("Content-Length: {}\r\n", cut_off.len() + 1);
-        let empty_object = b"{}".as_slice();
         for _ in 0..5 {
-            raw(scene, "no body", &signed(&of_length(b""), b""), &[400]).await;
-            raw(
-                scene,
-                "one too large",
-                &signed(&of_length(&too_large), &too_large),
-                &[413, 0],
-            )
-            .await;
-            raw(
-                scene,
-                "50 MB in chunks",
-                endless(50_000_000).as_bytes(),
-                &[413, 0],
-            )
-            .await;
+            let id = event_id();
+            let largest = padded(&id, LARGEST_BODY);
+            ensure!(largest.len() == LARGEST_BODY, "the body is not as large");
+            scene.load.send(Parcel::unhandled(id, largest));
+            for (what, bytes, expected) in bad_bodies() {
+                raw(scene, what, &bytes, expected).await;
+            }
+            let cut_off = padded(&event_id(), 1_000).into_bytes();
+            let longer = format!("Content-Length: {}\r\n", cut_off.len() + 1);
             let gateway = scene.stage.gateways[0].address;
             let answer = exchange_cut_off(gateway, &signed(&longer, &cut_off)).await;
             answered(scene, "one cut off", answer, &[400, 0]);
-            raw(scene, "a compressed one", &signed(&zipped, GZIPPED), &[400]).await;
-            raw(
-                scene,
-                "no event",
-                &signed(&of_length(empty_object), empty_object),
-                &[400],
-            )
-            .await;
-            let broken = request("Transfer-Encoding: chunked\r\n", "zz\r\nx\r\n0\r\n\r\n");
-            raw(scene, "broken chunks", broken.as_bytes(), &[400]).await;
         }
         let grown = memory(scene).saturating_sub(before);
         scene.note(format!("the gateway grew by {grown} KiB"));
@@ -205,6 +182,31 @@ pub fn of_bodies(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
         Ok(())
     }
     .boxed_local()
+}
+
+/// What is wrong with a body, the whole request, and how it must be answered. What is compressed is never unpacked: it is no
+/// JSON.
+fn bad_bodies() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
+    let whole = |body: &[u8]| signed(&of_length(body), body);
+    let zipped = |body: &[u8]| {
+        let headers = format!("Content-Encoding: gzip\r\n{}", of_length(body));
+        signed(&headers, body)
+    };
+    let too_large = padded(&event_id(), LARGEST_BODY + 1).into_bytes();
+    let broken = request("Transfer-Encoding: chunked\r\n", "zz\r\nx\r\n0\r\n\r\n");
+    vec![
+        ("no body", whole(b""), &[400]),
+        ("one byte too many", whole(&too_large), &[413, 0]),
+        (
+            "50 MB in chunks",
+            endless(50_000_000).into_bytes(),
+            &[413, 0],
+        ),
+        ("a compressed one", zipped(GZIPPED), &[400]),
+        ("150 MB, compressed", zipped(&bomb(LARGEST_BODY)), &[400]),
+        ("no event", whole(b"{}"), &[400]),
+        ("broken chunks", broken.into_bytes(), &[400]),
+    ]
 }
 
 /// Signed, but no JSON, or no text at all: the load's own poison is JSON and is stored.

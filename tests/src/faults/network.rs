@@ -9,6 +9,9 @@ use futures_util::future::LocalBoxFuture;
 use super::scene::{Scene, pause};
 use crate::Proxy;
 
+/// For each connection and direction.
+const NARROW_BYTES_PER_S: usize = 16 * 1024;
+
 fn all(scene: &Scene) -> impl Iterator<Item = &Proxy> {
     scene.to_database().into_iter().chain(scene.to_broker())
 }
@@ -38,6 +41,11 @@ pub fn slow(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
 /// As through the smallest of packets.
 pub fn slice(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     spell(scene, |proxy| proxy.slice(7), 4_000).boxed_local()
+}
+
+/// A line that is shared with too many others.
+pub fn narrow(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    spell(scene, |proxy| proxy.narrow(NARROW_BYTES_PER_S), 6_000).boxed_local()
 }
 
 /// The dependency hears that the client has no more to say.

@@ -8,6 +8,7 @@ use futures_util::future::LocalBoxFuture;
 
 use super::scene::{Scene, pause};
 use super::{Setup, variable};
+use crate::binaries::Process;
 use crate::checker::Forgery;
 use crate::stripe;
 
@@ -47,21 +48,41 @@ pub fn kill_worker(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
 
 /// It freezes in a handler, with its transaction open; the database ends that after 15 s.
 pub fn freeze_worker(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    freeze_at(scene, "worker.in_handler:3:stop").boxed_local()
+}
+
+/// All that is missing is its commit, which comes too late.
+pub fn freeze_before_commit(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    freeze_at(scene, "worker.before_commit:3:stop").boxed_local()
+}
+
+async fn freeze_at(scene: &mut Scene, trap: &str) -> Result<()> {
+    let trap = [("TOLLGATE_CRASH_AT", trap)];
+    scene.stage.add_worker(&trap).await;
+    let idle = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'
+        AND datname = current_database() AND state_change < now() - interval '3 seconds'";
+    until(scene, idle, 1, 30).await?;
+    let frozen_at = Instant::now();
+    until(scene, idle, 0, 30).await?;
+    ensure!(
+        frozen_at.elapsed() > Duration::from_secs(5),
+        "it was not frozen"
+    );
+    pause(2_000).await;
+    if let Some(frozen) = scene.stage.workers.last() {
+        frozen.signal("CONT");
+    }
+    Ok(())
+}
+
+/// One of two freezes with requests on its way, which are answered once it goes on.
+pub fn freeze_gateway(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     async move {
-        let trap = [("TOLLGATE_CRASH_AT", "worker.in_handler:3:stop")];
-        scene.stage.add_worker(&trap).await;
-        let idle = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'
-            AND datname = current_database() AND state_change < now() - interval '3 seconds'";
-        until(scene, idle, 1, 30).await?;
-        let frozen_at = Instant::now();
-        until(scene, idle, 0, 30).await?;
-        ensure!(
-            frozen_at.elapsed() > Duration::from_secs(5),
-            "it was not frozen"
-        );
-        pause(2_000).await;
-        if let Some(frozen) = scene.stage.workers.last() {
-            frozen.signal("CONT");
+        for gateway in &scene.stage.gateways {
+            gateway.signal("STOP");
+            pause(4_000).await;
+            gateway.signal("CONT");
+            pause(500).await;
         }
         Ok(())
     }
@@ -123,9 +144,9 @@ async fn restart_until_put_aside(
             Instant::now() < deadline,
             "{crashes} crashes, and the message was not put aside"
         );
-        let before = scene.stage.workers.len();
-        scene.stage.workers.retain_mut(|worker| !worker.has_ended());
-        for _ in scene.stage.workers.len()..before {
+        let ended = scene.stage.workers.extract_if(.., Process::has_ended);
+        for mut crashed in ended.collect::<Vec<_>>() {
+            crashed.expect_abort_at("worker.after_lock")?;
             crashes += 1;
             scene.stage.add_worker(trap).await;
         }
@@ -208,6 +229,8 @@ pub fn roll_gateways(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
             scene.stage.add_gateway(&[]).await;
             let mut old = scene.stage.gateways.remove(0);
             scene.stage.aim();
+            // What was sent to the old one before is on its way.
+            pause(300).await;
             old.signal("TERM");
             let code = old.exit_code().await;
             ensure!(code == Some(0), "it exited with {code:?}");

@@ -4,6 +4,11 @@ use serde_json::{Value, json};
 
 use crate::checker::Verdict;
 
+/// Whatever was away is back, and all is done, within this time.
+pub const LONGEST_RECOVERY_MS: u64 = 15_000;
+/// Every `/readyz` is true again within this time.
+const LONGEST_UNREADY_MS: u64 = 10_000;
+
 /// What came of a fault.
 #[derive(Debug, Clone)]
 pub struct Row {
@@ -52,6 +57,17 @@ impl Row {
         self.failure.push_str(why);
     }
 
+    /// Fails where it took longer than this until everything was done, or until everything was ready.
+    pub fn expect_recovery_within(&mut self, longest_ms: u64) {
+        if let Some(took_ms) = self.recovered_ms.filter(|took_ms| *took_ms > longest_ms) {
+            self.fail(&format!("recovery took {took_ms} ms"));
+        }
+        let unready = |took_ms: &u64| *took_ms > LONGEST_UNREADY_MS;
+        if let Some(took_ms) = self.ready_ms.filter(unready) {
+            self.fail(&format!("/readyz was true again after {took_ms} ms"));
+        }
+    }
+
     /// What is wrong, for people.
     pub fn problem(&self) -> String {
         let mut problems = vec![self.failure.clone(), self.verdict.first_defects()];
@@ -77,6 +93,7 @@ impl Row {
             sum.mails_doubled += more.mails_doubled;
             sum.money_difference += more.money_difference;
             sum.unavailable_ms = sum.unavailable_ms.max(more.unavailable_ms);
+            sum.longest_answer_ms = sum.longest_answer_ms.max(more.longest_answer_ms);
             sum.failed_deliveries += more.failed_deliveries;
             sum.processed += more.processed;
             sum.defects.extend(more.defects);
@@ -105,7 +122,7 @@ impl Row {
             "acknowledged": verdict.acknowledged, "unknown": verdict.unknown, "lost": verdict.lost,
             "duplicated": verdict.duplicated, "recovered": verdict.recovered, "unexpected": verdict.unexpected,
             "mails_doubled": verdict.mails_doubled, "money_difference": verdict.money_difference,
-            "unavailable_ms": verdict.unavailable_ms, "recovered_ms": self.recovered_ms,
+            "unavailable_ms": verdict.unavailable_ms, "longest_answer_ms": verdict.longest_answer_ms, "recovered_ms": self.recovered_ms,
             "ready_ms": self.ready_ms, "failed_deliveries": verdict.failed_deliveries, "processed": verdict.processed,
             "forged": verdict.forged, "seed": self.seed, "defects": defects, "failure": self.failure, "notes": self.notes,
         })

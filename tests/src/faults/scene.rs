@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 
 use super::operator::Operator;
 use super::stage::{Setup, Stage, variable};
 use crate::Proxy;
+use crate::binaries::Process;
 use crate::simulator::{Load, Plan};
 
 /// What connections, buffers and requests that are refused may make a process grow by.
@@ -87,28 +88,31 @@ impl Scene {
         self.notes.push(what);
     }
 
-    /// Readiness must tell of a loss within 5 s, and liveness must not.
+    /// Readiness must tell of a loss within 5 s.
     pub async fn until_unready(&self) -> Result<()> {
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(5) {
-            let mut ready = 0;
-            for process in self.stage.gateways.iter().chain(&self.stage.workers) {
-                ready += usize::from(process.answers("readyz").await);
-            }
-            if ready == 0 {
-                return self.everybody_lives().await;
-            }
-            pause(50).await;
-        }
-        bail!("/readyz did not tell of the loss within 5 s")
+        let everybody = self.stage.gateways.iter().chain(&self.stage.workers);
+        none_is_ready(everybody).await
     }
 
-    async fn everybody_lives(&self) -> Result<()> {
-        for process in self.stage.gateways.iter().chain(&self.stage.workers) {
-            ensure!(process.answers("livez").await, "/livez tells of the loss");
-        }
-        Ok(())
+    /// The same where workers may not notice.
+    pub async fn until_gateways_are_unready(&self) -> Result<()> {
+        none_is_ready(self.stage.gateways.iter()).await
     }
+}
+
+async fn none_is_ready<'a>(all: impl Iterator<Item = &'a Process> + Clone) -> Result<()> {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(5) {
+        let mut ready = 0;
+        for process in all.clone() {
+            ready += usize::from(process.answers("readyz").await);
+        }
+        if ready == 0 {
+            return Ok(());
+        }
+        pause(50).await;
+    }
+    bail!("/readyz did not tell of the loss within 5 s")
 }
 
 /// Lets a fault last.

@@ -2,7 +2,7 @@
 
 use tokio_postgres::{Client, Row};
 
-use crate::checker::{AttemptRow, EventRow, MailRow, OrderRow, ReplayRow, Snapshot};
+use crate::checker::{AttemptRow, EventRow, MailRow, Move, OrderRow, ReplayRow, Snapshot};
 
 const ORDERS: &str = "
     SELECT o.id, o.status,
@@ -31,6 +31,22 @@ const REPLAYS: &str = "
          FROM replay_items i WHERE i.replay_id = r.id),
         (SELECT count(*) FROM audit_log a WHERE a.subject = 'replay ' || r.id AND a.actor <> '' AND a.reason <> '')
     FROM replays r";
+
+const NOTE_MOVES: &str = "
+    CREATE TABLE moves (kind text, id text, before text, after text);
+    CREATE FUNCTION note_move() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$ BEGIN
+        INSERT INTO moves VALUES (TG_ARGV[0], NEW.id, to_jsonb(OLD) ->> TG_ARGV[1], to_jsonb(NEW) ->> TG_ARGV[1]);
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER note_move AFTER UPDATE OF state ON webhook_events FOR EACH ROW
+        WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION note_move('event', 'state');
+    CREATE TRIGGER note_move AFTER UPDATE OF status ON orders FOR EACH ROW
+        WHEN (OLD.status <> NEW.status) EXECUTE FUNCTION note_move('order', 'status')";
+
+/// From now on every change of a state is kept, with the change itself or not at all.
+pub async fn note_moves(db: &Client) {
+    db.batch_execute(NOTE_MOVES).await.unwrap();
+}
 
 /// Reads all tables that the checker looks at. `mails` are what a mail server took, headers and all.
 pub async fn read(db: &Client, mails: Option<Vec<String>>) -> Snapshot {
@@ -84,9 +100,24 @@ pub async fn read(db: &Client, mails: Option<Vec<String>>) -> Snapshot {
                 sent: row.get(3),
             })
             .collect(),
+        moves: rows("SELECT kind, id, before, after FROM moves")
+            .await
+            .iter()
+            .map(change)
+            .collect(),
+        waiting: Vec::new(),
         replays: rows(REPLAYS).await.iter().map(replay).collect(),
         taken: mails.map(|mails| mails.iter().map(|mail| message_id(mail)).collect()),
         oversold: rows(OVERSOLD).await.iter().map(|row| row.get(0)).collect(),
+    }
+}
+
+fn change(row: &Row) -> Move {
+    Move {
+        kind: row.get(0),
+        id: row.get(1),
+        from: row.get(2),
+        to: row.get(3),
     }
 }
 

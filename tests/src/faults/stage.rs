@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::watch::Watch;
 use super::{Row, snapshot};
 use crate::TestBed;
 use crate::binaries::{Launch, Process};
+use crate::broker::Broker;
 use crate::checker::{self, Allowed, Fate};
 use crate::simulator::{Load, Plan, Targets};
 use crate::smtp::MailServer;
@@ -16,6 +18,8 @@ use crate::smtp::MailServer;
 const LONGEST_END: Duration = Duration::from_secs(90);
 /// An hour without a recovery would not be noticed by anybody else.
 const LONGEST_RECOVERY: Duration = Duration::from_secs(90);
+/// What the gateway gives a request by default.
+const LONGEST_ANSWER_MS: u64 = 10_000;
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Variables of processes.
@@ -66,20 +70,27 @@ pub struct Stage {
     pub longest_end: Duration,
     /// Processed events that a run must have, in percent of those sent that must be.
     pub progress_percent: usize,
+    /// Whether attempts may fail.
+    pub burnt_attempts: bool,
+    watch: Watch,
     setup: Setup,
 }
 
 impl Stage {
     /// An empty stage with a clean database.
     pub async fn empty(setup: Setup) -> Self {
+        let bed = TestBed::new().await;
+        snapshot::note_moves(&bed.db).await;
         Self {
-            bed: TestBed::new().await,
+            bed,
             mail: MailServer::start().await,
             targets: Targets::default(),
             gateways: Vec::new(),
             workers: Vec::new(),
             longest_end: LONGEST_END,
             progress_percent: 90,
+            burnt_attempts: true,
+            watch: Watch::new(),
             setup,
         }
     }
@@ -120,7 +131,7 @@ impl Stage {
     }
 
     async fn start(
-        &self,
+        &mut self,
         name: &str,
         own: &[(&str, &str)],
         usual: &Variables,
@@ -144,7 +155,9 @@ impl Stage {
             doomed: false,
             variables: &variables,
         };
-        Process::launch(&self.bed, name, launch).await
+        let mut process = Process::launch(&self.bed, name, launch).await;
+        self.watch.add(name, &mut process);
+        process
     }
 
     /// Sends to the gateways that are there now.
@@ -212,12 +225,26 @@ impl Stage {
         while self.bed.count(done).await > 0 && Instant::now() < deadline {
             tokio::time::sleep(LOOK).await;
         }
-        let snapshot = self.snapshot().await;
+        let broker = Broker::connect(&self.bed).await;
+        while broker.messages().await > 0 && Instant::now() < deadline {
+            tokio::time::sleep(LOOK).await;
+        }
+        let mut snapshot = self.snapshot().await;
+        let waiting = [
+            ("messages in queues", broker.messages().await),
+            (
+                "rows of the outbox",
+                self.bed.count("SELECT count(*) FROM outbox").await,
+            ),
+        ];
+        snapshot.waiting.extend(waiting);
         let due = history.sent.iter().filter(|sent| sent.fate == Fate::Done);
         let allowed = Allowed {
             // None at all is no run.
             progress: (due.count() * self.progress_percent / 100).max(1),
             mails_doubled,
+            answer_ms: LONGEST_ANSWER_MS,
+            burnt_attempts: self.burnt_attempts,
         };
         checker::check(&history, &snapshot, allowed)
     }
@@ -246,6 +273,9 @@ impl Stage {
             failure: String::new(),
             notes: Vec::new(),
         };
+        for complaint in self.watch.complaints() {
+            row.fail(&complaint);
+        }
         let never_taken = row.verdict.attempts - row.verdict.acknowledged;
         if never_taken > 0 {
             row.fail(&format!("{never_taken} events were never taken"));

@@ -1,5 +1,6 @@
 //! Senders and mail servers that misbehave.
 
+use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -68,14 +69,6 @@ pub fn skew(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
         Ok(())
     }
     .boxed_local()
-}
-
-/// A stage whose gateway takes that many connections.
-pub fn many_connections() -> Setup {
-    Setup {
-        gateway: vec![variable("GATEWAY_MAX_CONNECTIONS", "16000")],
-        ..Setup::default()
-    }
 }
 
 /// How often each half body gets one more byte while the connections are held.
@@ -165,6 +158,20 @@ pub fn mail_dropped(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
 /// A stage whose traces and metrics go nowhere.
 pub fn no_collector() -> Setup {
     let nowhere = variable("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9");
+    Setup {
+        gateway: vec![nowhere.clone()],
+        worker: vec![nowhere],
+        ..Setup::default()
+    }
+}
+
+/// A stage whose traces and metrics go to somebody who never answers.
+pub fn hung_collector() -> Setup {
+    let hung = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = format!("http://{}", hung.local_addr().expect("an address"));
+    // The kernel takes connections for as long as it listens, and nobody takes them from there.
+    std::mem::forget(hung);
+    let nowhere = variable("OTEL_EXPORTER_OTLP_ENDPOINT", &address);
     Setup {
         gateway: vec![nowhere.clone()],
         worker: vec![nowhere],

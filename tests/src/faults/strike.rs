@@ -25,6 +25,7 @@ async fn strike(fault: &Fault, operator: Operator, seed: u64) -> Row {
     let mut plan = Plan::new(seed, fault.load.0, fault.load.1);
     plan.shape = fault.shape;
     let mut scene = Scene::open(operator, (fault.setup)(), plan).await;
+    scene.stage.burnt_attempts = fault.burnt_attempts;
     scene.stage.until_sent(&scene.load, BEFORE).await;
     let struck = (fault.act)(&mut scene).await;
     let Scene {
@@ -33,6 +34,7 @@ async fn strike(fault: &Fault, operator: Operator, seed: u64) -> Row {
     let told = (fault.id, fault.title);
     let mut row = stage.row(told, load, &plan, fault.mails_doubled).await;
     row.notes = notes;
+    row.expect_recovery_within(fault.recovery_ms);
     if let Err(problem) = struck {
         row.fail(&problem.to_string());
     }

@@ -1,5 +1,6 @@
 //! A plan being carried out: every event delivered until it is answered with 200.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,8 +11,8 @@ use super::plan::{Parcel, Plan};
 use super::targets::Targets;
 use crate::checker::{Delivery, Forgery, History, Outcome, Sent};
 
-/// How long an answer may take.
-const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a sender waits: for longer than the gateway may take.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(12);
 /// Stripe waits for minutes and hours; the order of its waits is the same.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(1);
@@ -39,6 +40,8 @@ impl Load {
     pub fn start(targets: Targets, plan: &Plan) -> Self {
         let http = reqwest::Client::builder()
             .timeout(DELIVERY_TIMEOUT)
+            // A gateway that serves its old connections only is not available.
+            .pool_max_idle_per_host(0)
             .build()
             .expect("a client");
         let sender = Sender {
@@ -77,6 +80,7 @@ impl Load {
         let delivery = Delivery {
             event_id: sent.id.clone(),
             at_ms: now_ms,
+            took_ms: 0,
             outcome: Outcome::Acknowledged,
             status: 200,
         };
@@ -103,6 +107,16 @@ impl Load {
             .iter()
             .filter(|(_, delivery)| taken(delivery.outcome))
             .count()
+    }
+
+    /// Events that were answered with 200 so far.
+    pub fn acknowledged_ids(&self) -> BTreeSet<String> {
+        let deliveries = self.sender.deliveries.lock().unwrap();
+        let deliveries = deliveries.iter().map(|(_, delivery)| delivery);
+        deliveries
+            .filter(|delivery| delivery.outcome == Outcome::Acknowledged)
+            .map(|delivery| delivery.event_id.clone())
+            .collect()
     }
 
     /// The bytes of the first event, to be sent by somebody else too.
@@ -172,6 +186,7 @@ impl Sender {
         let delivery = Delivery {
             event_id: parcel.sent.id.clone(),
             at_ms,
+            took_ms: ended_ms - started_ms,
             outcome,
             status,
         };

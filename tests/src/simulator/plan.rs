@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::cycles::{Page, Shape, Subject, life_cycle};
-use crate::checker::Sent;
+use crate::checker::{Fate, Sent, Told};
 
 /// Of a hundred events, so many are delivered once more, and so many late.
 const DUPLICATES_PERCENT: u32 = 5;
@@ -55,6 +55,24 @@ pub struct Parcel {
 }
 
 impl Parcel {
+    /// An event that nobody handles.
+    pub fn unhandled(id: String, body: String) -> Self {
+        Self {
+            sent: Sent {
+                id,
+                order: None,
+                told: Told::Nothing,
+                fate: Fate::Ignored("no_handler"),
+                amount_cents: 0,
+                currency: String::new(),
+                digest: digest(&body),
+            },
+            body,
+            due: Duration::ZERO,
+            twice: false,
+        }
+    }
+
     /// The same event under another id, which two plans of one seed would share.
     pub fn rename(&mut self, suffix: &str) {
         let id = format!("{}_{suffix}", self.sent.id);
@@ -165,7 +183,6 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checker::{Fate, Told};
 
     fn told(seed: u64) -> Vec<(String, Duration, bool)> {
         let parcels = Plan::new(seed, 200, 10).parcels();
