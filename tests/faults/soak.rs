@@ -42,10 +42,12 @@ impl Strike {
     }
 
     async fn upon(self, scene: &mut Scene) -> Result<u64> {
-        match self {
-            Self::Fault(fault) => (fault.act)(scene).await?,
-            Self::Crash(point, hit) => crash::strike(scene, point, hit).await?,
-        }
+        let struck = match self {
+            Self::Fault(fault) => (fault.act)(scene).await,
+            Self::Crash(point, hit) => crash::strike(scene, point, hit).await,
+        };
+        restore(scene).await;
+        struck?;
         let recovered_ms = scene.stage.recovery().await.done_ms;
         let recovered_ms = recovered_ms.context("it did not recover")?;
         eprintln!("{:<5} recovered in {recovered_ms} ms", self.id());
@@ -112,7 +114,6 @@ pub async fn run(operator: Operator, seed: u64, minutes: u64) -> Soak {
             Ok(took_ms) => longest_recovery_ms = longest_recovery_ms.max(took_ms),
             Err(problem) => problems.push(format!("{}: {problem}", strike.id())),
         }
-        restore(&mut scene).await;
         pause(rng.random_range(0..LONGEST_PEACE_MS)).await;
     }
     let times: usize = strikes.values().sum();

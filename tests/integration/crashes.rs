@@ -6,7 +6,7 @@ use harness::faults::crash::{Claims, POINTS, run};
 use tokio::process::Command;
 
 /// Crashes staged at the same time.
-const AT_A_TIME: usize = 12;
+const AT_A_TIME: usize = 6;
 
 fn text_of(program: &Command) -> String {
     let bytes = std::fs::read(program.as_std().get_program()).unwrap();

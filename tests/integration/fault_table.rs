@@ -6,7 +6,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use harness::faults::{FAULTS, Fault, Operator, Row, Scene, staged};
 
 /// Faults staged at the same time.
-const AT_A_TIME: usize = 6;
+const AT_A_TIME: usize = 4;
 const LOAD: (usize, u64) = (40, 3);
 const SHORT_LOAD: (usize, u64) = (12, 1);
 
@@ -77,7 +77,6 @@ async fn a_fault_that_does_not_strike_is_not_clean() {
     );
 }
 
-#[ignore = "takes minutes where processors are shared: ask for it with --ignored"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn faults_that_take_seconds_lose_nothing_and_repeat_nothing() {
     let seed = rand::random_range(1..1_000_000);
