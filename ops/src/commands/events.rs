@@ -36,15 +36,15 @@ pub enum Command {
     Show {
         /// The event's id
         id: String,
-        /// Print the exact bytes of its body instead. They hold personal data: it takes a reason, which is kept
-        #[arg(long, requires = "reason")]
+        /// Print the exact bytes of its body instead. They hold personal data: who saw them, and why, is kept
+        #[arg(long)]
         raw: bool,
         /// Print its body with personal data and secrets covered, as the console does
         #[arg(long, conflicts_with = "raw")]
         redacted: bool,
         /// Why all of it must be seen, for the audit log
-        #[arg(long, requires = "raw")]
-        reason: Option<String>,
+        #[arg(long, requires = "raw", default_value = "no reason given")]
+        reason: String,
         /// Who, for the audit log
         #[arg(long, env = "OPS_ACTOR", default_value_t = login())]
         actor: String,
@@ -87,10 +87,7 @@ pub async fn run(database: &Database, command: Command, output: Output) -> Resul
             reason,
             actor,
             ..
-        } => {
-            let reason = reason.unwrap_or_default();
-            show_raw(database, &id, &Accountable { reason, actor }).await
-        }
+        } => show_raw(database, &id, &Accountable { reason, actor }).await,
         Command::Show {
             id, redacted: true, ..
         } => show_redacted(database, &id).await,

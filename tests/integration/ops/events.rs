@@ -53,15 +53,19 @@ async fn events_are_listed_and_shown() {
         "order_not_found"
     );
     let raw = ["events", "show", ignored, "--raw"];
-    ops(&bed, &raw).await.expect_code(2);
-    let raw = [&raw[..], &["--reason=ticket 7", "--actor=ann"]].concat();
-    assert_eq!(ops(&bed, &raw).await.expect_code(0).stdout(), body);
-    let seen =
-        "SELECT concat_ws(' ', actor, action, reason, details ->> 'event_ids') FROM audit_log";
-    assert_eq!(
-        bed.text(seen).await,
-        format!("ann event.reveal ticket 7 [\"{ignored}\"]")
-    );
+    for (more, reason) in [
+        (&[][..], "no reason given"),
+        (&["--reason=ticket 7"], "ticket 7"),
+    ] {
+        let raw = [&raw[..], &["--actor=ann"], more].concat();
+        assert_eq!(ops(&bed, &raw).await.expect_code(0).stdout(), body);
+        let seen = "SELECT concat_ws(' ', actor, action, reason, details ->> 'event_ids')
+            FROM audit_log ORDER BY id DESC LIMIT 1";
+        assert_eq!(
+            bed.text(seen).await,
+            format!("ann event.reveal {reason} [\"{ignored}\"]")
+        );
+    }
     assert!(
         ops(&bed, &["events", "show", dead])
             .await
