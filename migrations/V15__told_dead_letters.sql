@@ -9,6 +9,18 @@ FROM webhook_events event
 WHERE event.id = letter.event_id AND letter.resolved_at IS NULL
     AND event.type ~ '^(payment_intent|charge|checkout\.session|refund|invoice)\.';
 
+-- Workers of the version before leave the column out while both versions run.
+CREATE FUNCTION dead_letters_mark_money() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.about_money := EXISTS (SELECT FROM webhook_events event WHERE event.id = NEW.event_id
+        AND event.type ~ '^(payment_intent|charge|checkout\.session|refund|invoice)\.');
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER dead_letters_mark_money BEFORE INSERT ON dead_letters FOR EACH ROW
+    WHEN (NEW.event_id IS NOT NULL AND NOT NEW.about_money) EXECUTE FUNCTION dead_letters_mark_money();
+
 CREATE INDEX dead_letters_untold_idx ON dead_letters (id) WHERE about_money AND told_at IS NULL AND resolved_at IS NULL;
 CREATE INDEX dead_letters_open_money_idx ON dead_letters (fingerprint, died_at) WHERE about_money AND resolved_at IS NULL;
 

@@ -16,6 +16,8 @@ use crate::{TestBed, eventually, stripe};
 
 /// The signal of `abort`.
 const SIGABRT: i32 = 6;
+/// Whoever takes longer to answer, on this machine, is no longer there.
+const LONGEST_ANSWER: Duration = Duration::from_secs(5);
 
 static DIRECTORY: OnceCell<PathBuf> = OnceCell::const_new();
 static FAILPOINTS: OnceCell<()> = OnceCell::const_new();
@@ -274,7 +276,8 @@ impl Process {
     /// Whether a path of the admin listener answers with 200.
     pub async fn answers(&self, path: &str) -> bool {
         let url = format!("http://{}/{path}", self.admin_address);
-        let answer = stripe::client().get(url).send().await;
+        let request = stripe::client().get(url).timeout(LONGEST_ANSWER);
+        let answer = request.send().await;
         answer.is_ok_and(|answer| answer.status().is_success())
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use lapin::Channel;
 use lapin::options::BasicAckOptions;
 use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 /// Rest after a round: what is dealt with meanwhile shares the next one. A lone message waits for nothing.
@@ -26,7 +27,13 @@ pub enum Settled {
 /// Acknowledges until every sender is gone. What does not reach the broker comes again, to no effect.
 pub async fn acknowledge(channel: Channel, mut settled: mpsc::Receiver<Settled>) {
     let (mut window, mut tags) = (Window::default(), Vec::new());
-    while settled.recv_many(&mut tags, MOST).await > 0 {
+    loop {
+        let received = settled.recv_many(&mut tags, MOST);
+        // What waits behind an open message has waited for a round, whether another message is settled or not.
+        let received = match window.fresh.is_empty() {
+            true => received.await,
+            false => timeout(REST, received).await.unwrap_or(MOST),
+        };
         let round = window.close(tags.drain(..));
         let all = round.up_to.map(|tag| (tag, true));
         let single = round.single.into_iter().map(|tag| (tag, false));
@@ -35,7 +42,10 @@ pub async fn acknowledge(channel: Channel, mut settled: mpsc::Receiver<Settled>)
                 return debug!(%error, "the messages will come again");
             }
         }
-        tokio::time::sleep(REST).await;
+        if received == 0 {
+            return;
+        }
+        sleep(REST).await;
     }
 }
 

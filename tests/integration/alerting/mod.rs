@@ -94,9 +94,10 @@ async fn each_rule_fires_once_and_resolves_by_mail_of_one_of_two_workers() {
     bed.db
         .batch_execute(
             "INSERT INTO webhook_events (id, type, state, attempts, last_error, finished_at, livemode)
-             SELECT 'evt_' || n, 'charge.refunded', 'dead', 1, 'e', now(), true FROM generate_series(1, 6) n;
-             INSERT INTO dead_letters (event_id, reason, error, fingerprint, about_money)
-             SELECT id, 'order_not_found', 'e', 'f00d', id = 'evt_1' FROM webhook_events;
+             SELECT 'evt_' || n, CASE n WHEN 1 THEN 'charge.refunded' ELSE 'a.b' END, 'dead', 1, 'e', now(), true
+             FROM generate_series(1, 6) n;
+             INSERT INTO dead_letters (event_id, reason, error, fingerprint)
+             SELECT id, 'order_not_found', 'e', 'f00d' FROM webhook_events;
              INSERT INTO dead_letter_groups (fingerprint, state, changed_by, changed_at)
              VALUES ('f00d', 'resolved', 'ann', now() - interval '1 minute');
              INSERT INTO webhook_events (id, type, state, livemode, finished_at) VALUES ('evt_live', 'a.b', 'ignored', true, now());

@@ -24,7 +24,7 @@ pub use hook::Hook;
 pub use sender::Sender;
 
 use crate::alerting::news::News;
-use crate::alerting::notices::{Notice, Site};
+use crate::alerting::notices::{DeadPayment, Notice, Raised, Site};
 use crate::alerting::summary::Report;
 use crate::store::{alert_rules, alerting, summary as numbers};
 
@@ -122,17 +122,20 @@ impl Alerting {
         let known = alerting::known(&tx).await?;
         let firing = rules::firing(&measured, &known);
         let repeat = SignedDuration::try_from(self.settings.repeat).unwrap_or(SignedDuration::MAX);
-        let dead = alerting::take_dead_payments(&tx).await?;
+        // Those that are left untold now come together later.
+        let dead = match alerting::told_much(&tx).await? {
+            true => Vec::new(),
+            false => alerting::take_dead_payments(&tx).await?,
+        };
+        let raised = alerting::untold(&tx, &channels).await?;
         let mut notices: Vec<Notice> = dead.iter().map(|dead| site.dead_payment(dead)).collect();
         for news in news::news(&firing, &known, now, repeat) {
             log(&news);
             alerting::note(&tx, &news).await?;
-            // Its events are told one by one.
-            if !matches!(&news, News::Fires(alert) if alert.rule == "dead_payments") {
+            if !tells_of(&news, &dead, &raised) {
                 notices.push(site.news(&news, now));
             }
         }
-        let raised = alerting::untold(&tx, &channels).await?;
         notices.extend(raised.iter().map(|raised| site.raised(raised)));
         self.tell(&tx, &notices, now).await?;
         Ok(tx.commit().await?)
@@ -185,6 +188,18 @@ impl Alerting {
         tx.commit().await?;
         Ok(true)
     }
+}
+
+/// Whether the events of a group that begins to fire are told one by one.
+fn tells_of(news: &News, dead: &[DeadPayment], raised: &[Raised]) -> bool {
+    let News::Fires(alert) = news else {
+        return false;
+    };
+    alert.rule == "dead_payments"
+        && (dead.iter().any(|dead| dead.fingerprint == alert.key)
+            || raised
+                .iter()
+                .any(|raised| alert.message.contains(&raised.kind)))
 }
 
 fn note_failure(duty: &str, error: &StoreError) {

@@ -5,6 +5,9 @@ use jiff::Timestamp;
 use super::news::News;
 use super::rules::Firing;
 
+/// More are not listed in one notice: a hook may refuse what is too long.
+const MOST_LINES: usize = 50;
+
 /// Something to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
@@ -153,7 +156,10 @@ impl Site {
         let line = |notice: &Notice| notice.subject.trim_start_matches(&of).to_owned();
         let lines: Vec<String> = notices.iter().map(line).collect();
         let first = lines.first().map_or("", String::as_str);
-        let text = lines.join("\n");
+        let mut text = lines[..lines.len().min(MOST_LINES)].join("\n");
+        if lines.len() > MOST_LINES {
+            text += &format!("\nand {} more", lines.len() - MOST_LINES);
+        }
         let subject = format!("[{} notices] {first}", notices.len());
         Notice {
             name: format!("bundle/{now}"),
@@ -267,8 +273,11 @@ mod tests {
             message: format!("number {id}"),
         };
         let site = site(None);
-        let notices: Vec<Notice> = (1..=2).map(|id| site.raised(&raised(id))).collect();
-        let all = site.bundle(&notices, Timestamp::UNIX_EPOCH);
+        let notices: Vec<Notice> = (1..=60).map(|id| site.raised(&raised(id))).collect();
+        let most = site.bundle(&notices, Timestamp::UNIX_EPOCH).body;
+        assert!(most.contains("number 50\nand 10 more\n"), "{most}");
+        let notices = &notices[..2];
+        let all = site.bundle(notices, Timestamp::UNIX_EPOCH);
         assert_eq!(
             all.subject,
             "Tollgate live: [2 notices] [decide] review: number 1"

@@ -42,7 +42,7 @@ pub fn firing(measured: &Measured, known: &[Known]) -> Vec<Firing> {
         measured.recurred.iter().map(recurred).collect(),
         backlog(measured.backlog_age_s, known),
         signatures(&measured.unverified, known),
-        arrivals(measured),
+        arrivals(measured, known),
     ]
     .concat()
 }
@@ -188,7 +188,7 @@ fn meaning(cause: &str) -> &'static str {
     }
 }
 
-fn arrivals(measured: &Measured) -> Vec<Firing> {
+fn arrivals(measured: &Measured, known: &[Known]) -> Vec<Firing> {
     let mut found = Vec::new();
     if measured.wrong_mode > 0 {
         let text = "events of the other mode (live or test) arrive and are ignored";
@@ -207,13 +207,20 @@ fn arrivals(measured: &Measured) -> Vec<Firing> {
         let text = "reconciling with Stripe fails again and again: see its runs in the console";
         found.push(fires("reconciliation", "", text.to_owned()));
     }
-    if let (Some(quiet), Some(gap)) = (measured.quiet_s, measured.usual_gap_s)
-        && quiet > (gap * QUIET_FACTOR).max(LEAST_QUIET_S)
-    {
-        let text = format!("no event arrives; at this hour one comes every {gap:.0} s");
-        found.push(fires("silence", "", text));
-    }
+    found.extend(silence(measured, known));
     found
+}
+
+/// Once told it is over with the next event, and not with an hour in which none is usual.
+fn silence(measured: &Measured, known: &[Known]) -> Option<Firing> {
+    let quiet = measured.quiet_s.filter(|quiet| *quiet > LEAST_QUIET_S)?;
+    let unusual = |gap: &f64| quiet > gap * QUIET_FACTOR;
+    let text = match measured.usual_gap_s.filter(unusual) {
+        Some(gap) => format!("no event arrives; at this hour one comes every {gap:.0} s"),
+        None if has_fired(known, "silence", "") => "no event arrives".to_owned(),
+        None => return None,
+    };
+    Some(fires("silence", "", text))
 }
 
 #[cfg(test)]
@@ -357,6 +364,17 @@ mod tests {
         ] {
             assert_eq!(rules(&measured, &[]), fires, "{measured:?}");
         }
+    }
+
+    #[test]
+    fn silence_goes_on_through_an_hour_in_which_none_is_usual() {
+        let quiet = |quiet_s| Measured {
+            quiet_s: Some(quiet_s),
+            ..Measured::default()
+        };
+        let told = [known("silence", "")];
+        assert_eq!(rules(&quiet(9_999.0), &told), ["silence/"]);
+        assert!(rules(&quiet(3.0), &told).is_empty());
     }
 
     #[test]

@@ -30,7 +30,7 @@ async fn failures(tx: &Transaction<'_>) -> Result<Vec<Group>, StoreError> {
 }
 
 async fn payments(tx: &Transaction<'_>) -> Result<Vec<Group>, StoreError> {
-    // One step of the index per group.
+    // One step of the index per group, and in each only what calls for somebody: as `pressing_dead_letters` has it.
     const PAYMENTS: &str = "
         WITH RECURSIVE known AS (
             (SELECT fingerprint FROM dead_letters WHERE about_money AND resolved_at IS NULL ORDER BY fingerprint LIMIT 1)
@@ -39,10 +39,15 @@ async fn payments(tx: &Transaction<'_>) -> Result<Vec<Group>, StoreError> {
                 WHERE about_money AND resolved_at IS NULL AND fingerprint > known.fingerprint ORDER BY fingerprint LIMIT 1)
             FROM known WHERE known.fingerprint IS NOT NULL
         )
-        SELECT known.fingerprint, min(reason) AS reason, count(*) AS count, bool_or(acknowledged) AS acknowledged
-        FROM (SELECT fingerprint FROM known WHERE fingerprint IS NOT NULL LIMIT 100) AS known, LATERAL (
-            SELECT reason, acknowledged FROM pressing_dead_letters letter
-            WHERE letter.about_money AND letter.fingerprint = known.fingerprint ORDER BY died_at DESC LIMIT $1) AS letter
+        SELECT known.fingerprint, min(reason) AS reason, count(*) AS count,
+            coalesce(bool_or(known.state = 'acknowledged'), false) AS acknowledged
+        FROM (SELECT known.fingerprint, kept.state, kept.changed_at
+            FROM known LEFT JOIN dead_letter_groups kept ON kept.fingerprint = known.fingerprint
+            WHERE known.fingerprint IS NOT NULL AND kept.state IS DISTINCT FROM 'ignored' LIMIT 1000) AS known, LATERAL (
+            SELECT reason FROM dead_letters letter
+            WHERE about_money AND resolved_at IS NULL AND letter.fingerprint = known.fingerprint
+                AND died_at > CASE WHEN known.state = 'resolved' THEN known.changed_at ELSE '-infinity' END
+            ORDER BY died_at DESC LIMIT $1) AS letter
         GROUP BY known.fingerprint";
     Ok(groups(&query(tx, PAYMENTS, &[&MOST_COUNTED]).await?))
 }
@@ -50,9 +55,11 @@ async fn payments(tx: &Transaction<'_>) -> Result<Vec<Group>, StoreError> {
 async fn recurred(tx: &Transaction<'_>) -> Result<Vec<Group>, StoreError> {
     const RECURRED: &str = "
         SELECT kept.fingerprint, min(reason) AS reason, count(*) AS count, false AS acknowledged
-        FROM (SELECT fingerprint FROM dead_letter_groups WHERE state = 'resolved' ORDER BY changed_at DESC LIMIT 1000) AS kept,
+        FROM (SELECT fingerprint, changed_at FROM dead_letter_groups WHERE state = 'resolved' ORDER BY changed_at DESC LIMIT 1000) AS kept,
             LATERAL (
-                SELECT reason FROM pressing_dead_letters letter WHERE letter.fingerprint = kept.fingerprint LIMIT $1) AS letter
+                SELECT reason FROM dead_letters letter
+                WHERE resolved_at IS NULL AND letter.fingerprint = kept.fingerprint AND died_at > kept.changed_at LIMIT $1)
+                AS letter
         GROUP BY kept.fingerprint ORDER BY 1 LIMIT 100";
     Ok(groups(&query(tx, RECURRED, &[&MOST_COUNTED]).await?))
 }

@@ -99,7 +99,7 @@ pub async fn take_dead_payments(tx: &Transaction<'_>) -> Result<Vec<DeadPayment>
     const TAKE: &str = "
         WITH untold AS (
             SELECT id FROM dead_letters WHERE about_money AND told_at IS NULL AND resolved_at IS NULL
-            ORDER BY id LIMIT 200 FOR UPDATE SKIP LOCKED
+            ORDER BY id LIMIT 2000 FOR UPDATE SKIP LOCKED
         ), told AS (
             UPDATE dead_letters letter SET told_at = now() FROM untold WHERE letter.id = untold.id RETURNING letter.id
         )
@@ -116,6 +116,15 @@ pub async fn take_dead_payments(tx: &Transaction<'_>) -> Result<Vec<DeadPayment>
         fingerprint: row.get("fingerprint"),
     };
     Ok(query(tx, TAKE, &[]).await?.iter().map(dead).collect())
+}
+
+/// Whether so many dead events were told within the last ten minutes that nobody would read more.
+pub async fn told_much(tx: &Transaction<'_>) -> Result<bool, StoreError> {
+    const TOLD: &str = "
+        SELECT count(*) >= 40 AS much FROM (SELECT name, created_at FROM alert_notices ORDER BY id DESC LIMIT 400) AS newest
+        WHERE name LIKE 'dead_payment/%' AND created_at > now() - interval '10 minutes'";
+    let row = query_opt(tx, TOLD, &[]).await?;
+    Ok(row.is_some_and(|row| row.get("much")))
 }
 
 /// The last day that was summed up on every channel, if any.
