@@ -399,7 +399,7 @@ async fn a_notice_whose_yes_was_lost_is_sent_again_with_the_same_message_id() {
 async fn a_worker_that_dies_while_it_tells_loses_no_alert() {
     let bed = TestBed::new().await;
     let mail = MailServer::start().await;
-    mail.stall(2);
+    mail.stall(1);
     bed.db.batch_execute(LATE).await.unwrap();
     let dying = worker(&bed, &mail, &[]).await;
     bed.until_some("SELECT count(*) FROM alert_notices WHERE attempts = 1")
