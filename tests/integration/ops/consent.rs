@@ -35,6 +35,18 @@ async fn a_terminal_is_asked_before_many_are_replayed_and_without_one_nothing_is
 }
 
 #[tokio::test]
+async fn an_id_that_is_cut_short_names_no_dead_letter() {
+    let bed = TestBed::new().await;
+    dead_events(&bed, 12).await;
+    for filter in ["id:12*", "id:evt_12…"] {
+        let discard = ["dead-letters", "discard", "--filter", filter, "--yes", WHY];
+        let done = ops(&bed, &discard).await;
+        assert_eq!(done.expect_code(0).stdout(), "0 of 0 discarded\n");
+    }
+    assert_eq!(bed.state("evt_12").await, "dead");
+}
+
+#[tokio::test]
 async fn what_is_said_beforehand_is_not_asked() {
     let bed = TestBed::new().await;
     dead_events(&bed, 2).await;
