@@ -30,7 +30,7 @@ pub struct Filter {
     /// Fixed words for the cause of death.
     #[serde(rename = "reason", skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
-    /// Ids of events, or their beginnings in lists of events, or numbers of dead letters.
+    /// Ids of events, or their beginnings (`evt_1*`, too) in lists of events, or numbers of dead letters.
     #[serde(rename = "id", skip_serializing_if = "Vec::is_empty")]
     pub ids: Vec<String>,
     /// Ids that their objects bear: of an order, a payment, a charge. Known once an event was attempted.
@@ -145,7 +145,7 @@ impl Filter {
             "state" | "status" => add(&mut self.states, value),
             "fingerprint" | "group" => add(&mut self.fingerprints, value),
             "reason" | "kind" => add(&mut self.reasons, value),
-            "id" => add(&mut self.ids, &value.replace(['*', '…'], "")),
+            "id" => add(&mut self.ids, value),
             "object" => add(&mut self.objects, value),
             "since" => merge(&mut self.since, Some(time(value, now)?), key)?,
             "until" => merge(&mut self.until, Some(time(value, now)?), key)?,

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::filter_args::FilterArgs;
-use super::{Accountable, login};
+use super::{Accountable, actor};
 use crate::filter::Filter;
 use crate::output::{Output, exact, print_bytes, safe, table, time, time_or_dash};
 use crate::page::Cursor;
@@ -45,8 +45,8 @@ pub enum Command {
         /// Why all of it must be seen, for the audit log
         #[arg(long, requires = "raw", default_value = "no reason given")]
         reason: String,
-        /// Who, for the audit log
-        #[arg(long, env = "OPS_ACTOR", default_value_t = login())]
+        /// Who, for the audit log; else the variable OPS_ACTOR says it, or the login name
+        #[arg(long, default_value_t = actor())]
         actor: String,
     },
     /// Show all that happened to an event: attempts, deaths, and what people did

@@ -1,6 +1,6 @@
 //! `ops dead-letters acknowledge`, `resolve`, `ignore` and `reopen`: what operators make of a group.
 
-use super::login;
+use super::actor;
 use crate::output::Output;
 use crate::store::console::groups::Group;
 use crate::triage;
@@ -14,8 +14,8 @@ pub struct Change {
     /// What was done, or why nothing is done; it stands beside the group
     #[arg(long, default_value = "")]
     note: String,
-    /// Who, for the audit log
-    #[arg(long, env = "OPS_ACTOR", default_value_t = login())]
+    /// Who, for the audit log; else the variable OPS_ACTOR says it, or the login name
+    #[arg(long, default_value_t = actor())]
     actor: String,
 }
 

@@ -23,8 +23,8 @@ pub struct Accountable {
     /// Why, for the audit log
     #[arg(long)]
     pub reason: String,
-    /// Who, for the audit log
-    #[arg(long, env = "OPS_ACTOR", default_value_t = login())]
+    /// Who, for the audit log; else the variable OPS_ACTOR says it, or the login name
+    #[arg(long, default_value_t = actor())]
     pub actor: String,
 }
 
@@ -49,6 +49,18 @@ pub(crate) fn wants_no_colours() -> bool {
 pub(crate) fn login() -> String {
     ["USER", "LOGNAME"]
         .into_iter()
-        .find_map(|name| std::env::var(name).ok())
+        .find_map(said)
         .unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// Who does what a command does, unless it says so.
+fn actor() -> String {
+    said("OPS_ACTOR").unwrap_or_else(login)
+}
+
+/// The value of a variable; an empty one counts as unset.
+fn said(variable: &str) -> Option<String> {
+    std::env::var(variable)
+        .ok()
+        .filter(|value| !value.trim().is_empty())
 }

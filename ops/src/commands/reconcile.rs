@@ -43,8 +43,8 @@ pub struct Args {
     /// Why, for the audit log
     #[arg(long, default_value = "import what Stripe could not deliver")]
     reason: String,
-    /// Who, for the audit log
-    #[arg(long, env = "OPS_ACTOR", default_value_t = super::login())]
+    /// Who, for the audit log; else the variable OPS_ACTOR says it, or the login name
+    #[arg(long, default_value_t = super::actor())]
     actor: String,
 }
 

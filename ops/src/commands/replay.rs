@@ -9,7 +9,7 @@ use tokio_postgres::error::SqlState;
 use super::dead_letters::{Report, Selection, none_open};
 use super::filter_args::FilterArgs;
 use super::replays::{follow, summary};
-use super::{Accountable, confirm, login};
+use super::{Accountable, actor, confirm};
 use crate::discard::check_cap;
 use crate::filter::Filter;
 use crate::output::{Output, note, safe, table};
@@ -57,8 +57,8 @@ pub struct Args {
     /// Why, for the audit log
     #[arg(long, required_unless_present = "dry_run")]
     reason: Option<String>,
-    /// Who, for the audit log
-    #[arg(long, env = "OPS_ACTOR", default_value_t = login())]
+    /// Who, for the audit log; else the variable OPS_ACTOR says it, or the login name
+    #[arg(long, default_value_t = actor())]
     actor: String,
 }
 
@@ -104,7 +104,7 @@ pub async fn run(database: &Database, args: Args, output: Output) -> Result<(), 
         consent.ask(&client, &new).await?;
     }
     let started = start(&mut client, &new, &consent).await?;
-    let missing = warn_of_left_out(&started.plan, selection.named);
+    let left_out = warn_of_left_out(&started, selection.named.is_some());
     match started.replay {
         None if selection.named.is_some() => return Err(none_open()),
         Some(replay) if args.follow => {
@@ -116,10 +116,10 @@ pub async fn run(database: &Database, args: Args, output: Output) -> Result<(), 
             None => "nothing to replay".to_owned(),
         })?,
     }
-    match missing {
+    match left_out {
         0 => Ok(()),
-        missing => Err(OpsError::PartlyFailed(format!(
-            "{missing} of those named are not replayed"
+        left_out => Err(OpsError::PartlyFailed(format!(
+            "{left_out} of those named are not replayed"
         ))),
     }
 }
@@ -140,6 +140,7 @@ impl Consent {
         let plan = replays::plan(client, new.filter, new.force).await?;
         check_hash(&plan, self.plan_hash.as_deref())?;
         note(plan_text(&plan, new.rate_per_s));
+        check_cap(plan.count, self.max, new.force)?;
         if plan.count > 0 {
             confirm::ask(plan.count, "replayed")?;
         }
@@ -154,6 +155,8 @@ impl Consent {
 pub struct Started {
     /// What was planned.
     pub plan: Plan,
+    /// Ids of the filter that are no unresolved dead letter's.
+    pub unmatched: i64,
     /// The job.
     pub replay: Option<Replay>,
 }
@@ -179,8 +182,13 @@ pub async fn start(
     if plan.count == 0 && plan.exhausted > 0 {
         return Err(exhausted(plan.exhausted));
     }
+    let unmatched = dead_letters::count_unmatched(&tx, &new.filter.ids).await?;
     if plan.count == 0 {
-        return Ok(Started { plan, replay: None });
+        return Ok(Started {
+            plan,
+            unmatched,
+            replay: None,
+        });
     }
     check_cap(plan.count, consent.max, new.force)?;
     if new.reason.trim().chars().count() < SHORTEST_REASON {
@@ -198,7 +206,11 @@ pub async fn start(
     };
     let replay = replays::find(&tx, id).await?;
     tx.commit().await?;
-    Ok(Started { plan, replay })
+    Ok(Started {
+        plan,
+        unmatched,
+        replay,
+    })
 }
 
 fn check_hash(plan: &Plan, agreed: Option<&str>) -> Result<(), OpsError> {
@@ -225,7 +237,10 @@ fn another_active(id: Option<i64>) -> OpsError {
 }
 
 /// Says what is left out, and gives how many of those that were named are.
-fn warn_of_left_out(plan: &Plan, named: Option<usize>) -> i64 {
+fn warn_of_left_out(started: &Started, named: bool) -> i64 {
+    let Started {
+        plan, unmatched, ..
+    } = started;
     if plan.exhausted > 0 {
         note(format_args!(
             "{} were replayed {BUDGET_PER_EVENT} times already and are left out: --force takes them",
@@ -238,16 +253,15 @@ fn warn_of_left_out(plan: &Plan, named: Option<usize>) -> i64 {
             plan.without_event
         ));
     }
-    let left_out = named.map_or(0, |named| {
-        i64::try_from(named).unwrap_or(i64::MAX) - plan.count
-    });
-    let unknown = left_out - plan.exhausted - plan.without_event;
-    if unknown > 0 && plan.count > 0 {
+    if !named {
+        return 0;
+    }
+    if *unmatched > 0 && plan.count > 0 {
         note(format_args!(
-            "{unknown} of those named are no unresolved dead letter"
+            "{unmatched} of those named are no unresolved dead letter"
         ));
     }
-    left_out.max(0)
+    unmatched + plan.exhausted + plan.without_event
 }
 
 /// One event, at once and audited in the same transaction.

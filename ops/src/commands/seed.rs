@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::login;
+use super::actor;
 use crate::output::Output;
 use crate::store::audit;
 use crate::store::catalogue::{self, NewOrder, Product};
@@ -20,8 +20,8 @@ pub struct Args {
     /// Why, for the audit log
     #[arg(long, default_value = "loaded from a file")]
     reason: String,
-    /// Who, for the audit log
-    #[arg(long, env = "OPS_ACTOR", default_value_t = login())]
+    /// Who, for the audit log; else the variable OPS_ACTOR says it, or the login name
+    #[arg(long, default_value_t = actor())]
     actor: String,
 }
 

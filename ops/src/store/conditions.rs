@@ -7,6 +7,19 @@ use tokio_postgres::types::ToSql;
 
 use crate::filter::Filter;
 
+/// The range of those ids that begin with a wanted one.
+const BEGINS: &str = "event.id > wanted.id AND event.id < wanted.id || repeat('z', 255)";
+/// A wanted id is no event's.
+const UNKNOWN: &str = "NOT EXISTS (SELECT FROM webhook_events known WHERE known.id = wanted.id)";
+/// Whether the key's order of text keeps that range: not where two letters are sorted as another one (`aa` in
+/// Danish), nor where letters follow `z` (`t` in Estonian).
+const KEEPS_BEGINNINGS: &str = "
+    WITH letter AS (
+        SELECT coalesce((SELECT id FROM webhook_events WHERE false), '') || chr(code) AS c
+        FROM generate_series(48, 122) code WHERE chr(code) ~ '[0-9A-Za-z_]'
+    )
+    SELECT bool_and(one.c || next.c > one.c AND one.c || next.c < one.c || 'zzz') FROM letter one, letter next";
+
 type Param = Box<dyn ToSql + Sync + Send>;
 
 /// A term that names events, or what they are known by.
@@ -55,7 +68,7 @@ impl Conditions {
             match named {
                 _ if values.is_empty() => {}
                 Named::Ids => {
-                    let ids = self.bind(values);
+                    let ids = self.bind(beginnings(&values));
                     self.add(format!(
                         "EXISTS (SELECT FROM unnest({ids}::text[]) AS wanted (id) WHERE starts_with(event.id, wanted.id))"
                     ));
@@ -69,16 +82,19 @@ impl Conditions {
     }
 
     /// A statement that gives the ids of the events of a term. An id that is no event's stands for those that begin with
-    /// it: they are a range of the key in any order of text that has `z` as its last letter.
+    /// it: they are in a range of the key, where [`KEEPS_BEGINNINGS`] holds.
     pub fn ids_of_events(&mut self, named: Named, values: Vec<String>) -> String {
-        let values = self.bind(values);
+        let values = match named {
+            Named::Ids => self.bind(beginnings(&values)),
+            _ => self.bind(values),
+        };
         match named {
             Named::Ids => format!(
                 "SELECT event.id FROM webhook_events event WHERE event.id = ANY({values})
                  UNION ALL
                  SELECT event.id FROM unnest({values}::text[]) AS wanted (id) JOIN webhook_events event
-                    ON event.id > wanted.id AND event.id < wanted.id || repeat('z', 255) AND starts_with(event.id, wanted.id)
-                 WHERE NOT EXISTS (SELECT FROM webhook_events event WHERE event.id = wanted.id)"
+                    ON {BEGINS} AND starts_with(event.id, wanted.id)
+                 WHERE {UNKNOWN}"
             ),
             Named::Objects => format!(
                 "SELECT named.event_id FROM event_objects named WHERE named.object_id = ANY({values})"
@@ -90,6 +106,24 @@ impl Conditions {
                 "SELECT letter.event_id FROM dead_letters letter WHERE letter.reason = ANY({values})"
             ),
         }
+    }
+
+    /// A statement that gives at least as many rows as [`Conditions::ids_of_events`] would read, up to `most` of them: in
+    /// an order of text that is not that of bytes, a range holds others too, and may lack some that begin so.
+    pub fn most_ids_of_events(&mut self, named: Named, values: Vec<String>, most: i64) -> String {
+        let Named::Ids = named else {
+            return self.ids_of_events(named, values);
+        };
+        let values = self.bind(beginnings(&values));
+        format!(
+            "SELECT FROM webhook_events event WHERE event.id = ANY({values})
+             UNION ALL
+             SELECT FROM unnest({values}::text[]) AS wanted (id)
+             CROSS JOIN LATERAL (SELECT FROM webhook_events event WHERE {BEGINS} LIMIT {most}) event WHERE {UNKNOWN}
+             UNION ALL
+             SELECT FROM unnest({values}::text[]) AS wanted (id), generate_series(1, {most})
+             WHERE {UNKNOWN} AND NOT ({KEEPS_BEGINNINGS})"
+        )
     }
 
     /// On `dead_letters letter LEFT JOIN webhook_events event`, resolved ones included.
@@ -215,6 +249,12 @@ impl Conditions {
             self.add(format!("{column} = ANY({values})"));
         }
     }
+}
+
+/// An id may end as it is cut short elsewhere: `evt_1*` or `evt_1…`.
+fn beginnings(ids: &[String]) -> Vec<String> {
+    let beginning = |id: &String| id.trim_end_matches(['*', '…']).to_owned();
+    ids.iter().map(beginning).collect()
 }
 
 /// `charge.*` as SQL's LIKE has it.

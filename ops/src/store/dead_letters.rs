@@ -105,6 +105,21 @@ pub async fn count(client: &impl GenericClient, filter: &Filter) -> Result<i64, 
     )
 }
 
+/// Counts the ids that name no unresolved dead letter, neither by its own id nor by its event's.
+pub async fn count_unmatched(
+    client: &impl GenericClient,
+    ids: &[String],
+) -> Result<i64, StoreError> {
+    const UNMATCHED: &str = "
+        SELECT count(*) FROM unnest($1::text[], $2::bigint[]) AS named (event_id, id)
+        WHERE NOT EXISTS (
+            SELECT FROM dead_letters letter WHERE letter.event_id = named.event_id AND letter.resolved_at IS NULL)
+        AND NOT EXISTS (SELECT FROM dead_letters letter WHERE letter.id = named.id AND letter.resolved_at IS NULL)";
+    let letters: Vec<Option<i64>> = ids.iter().map(|id| id.parse().ok()).collect();
+    let rows = query(client, UNMATCHED, &[&ids, &letters]).await?;
+    Ok(rows.first().map_or(0, |row| row.get(0)))
+}
+
 /// Groups unresolved dead letters by cause, largest first.
 pub async fn groups(
     client: &impl GenericClient,

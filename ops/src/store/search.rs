@@ -69,13 +69,12 @@ pub async fn look(
     };
     let search = Search::new(client, filter, behind, limit).await?;
     let rows = query(client, &search.sql(), &search.conditions.params()).await?;
-    let mut events: Vec<Event> = rows.iter().map(event).collect();
-    let end = search.end(client, count(&events)).await?;
-    if let Some(end) = &end {
-        events.retain(|event| (event.received_at, &event.id) >= (end.at, &end.id));
-    }
+    let next = rows.first().and_then(end);
+    // There is a row without an event where nothing was found.
+    let is_event = |row: &&Row| row.get::<_, Option<&str>>("id").is_some();
+    let mut events: Vec<Event> = rows.iter().filter(is_event).map(event).collect();
     if count(&events) <= limit {
-        return Ok(Found { events, next: end });
+        return Ok(Found { events, next });
     }
     events.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     let next = events.last().map(|last| Cursor {
@@ -83,6 +82,14 @@ pub async fn look(
         id: last.id.clone(),
     });
     Ok(Found { events, next })
+}
+
+/// Where the looking ended.
+fn end(row: &Row) -> Option<Cursor> {
+    Some(Cursor {
+        at: row.get::<_, Option<_>>("end_at")?,
+        id: row.get::<_, Option<_>>("end_id")?,
+    })
 }
 
 fn count(events: &[Event]) -> i64 {
@@ -97,8 +104,6 @@ struct Search {
     /// What they are held against.
     rest: String,
     conditions: Conditions,
-    /// How many of the parameters are of parts and place.
-    of_parts: usize,
     /// Whether there are so few rows that all of them are looked at.
     few: bool,
     limit: i64,
@@ -125,14 +130,12 @@ impl Search {
             Some(part) => vec![part],
             None => parts(client, &mut conditions, &mut filter).await?,
         };
-        let of_parts = conditions.params().len();
         conditions.of_events(&filter);
         Ok(Self {
             parts,
             place,
             rest: conditions.take(),
             conditions,
-            of_parts,
             few,
             limit,
         })
@@ -148,7 +151,19 @@ impl Search {
         most.max(self.limit + 1)
     }
 
+    /// Rows and end are of one snapshot, and the database compares them: it alone knows its order of text.
     fn sql(&self) -> String {
+        let (rows, end) = (self.rows(), self.end());
+        format!(
+            "WITH found AS MATERIALIZED ({rows}), ending AS MATERIALIZED ({end})
+             SELECT event.*, ending.received_at AS end_at, ending.id AS end_id
+             FROM (SELECT) AS always LEFT JOIN ending ON true LEFT JOIN found event
+                ON ending.id IS NULL OR (event.received_at, event.id) >= (ending.received_at, ending.id)
+             {NEWEST}"
+        )
+    }
+
+    fn rows(&self) -> String {
         let (place, rest, most, limit) = (&self.place, &self.rest, self.most(), self.limit + 1);
         self.merged(limit, |part| {
             format!(
@@ -159,35 +174,26 @@ impl Search {
         })
     }
 
+    /// Where the looking ended before the page was full: of several parts, where the first of them did.
+    fn end(&self) -> String {
+        let (place, last) = (&self.place, self.most() - 1);
+        let wanted = match self.parts.len() {
+            _ if self.few || self.rest == ALL => "false".to_owned(),
+            1 => format!("(SELECT count(*) FROM found) <= {}", self.limit),
+            _ => "true".to_owned(),
+        };
+        self.merged(1, |part| {
+            format!(
+                "SELECT event.received_at, event.id FROM webhook_events event WHERE {part} AND {place} AND {wanted}
+                 {NEWEST} OFFSET {last} LIMIT 1"
+            )
+        })
+    }
+
     fn merged(&self, limit: i64, select: impl Fn(&String) -> String) -> String {
         let parts: Vec<String> = self.parts.iter().map(select).collect();
         let parts = parts.join(") UNION ALL (");
         format!("SELECT * FROM (({parts})) event {NEWEST} LIMIT {limit}")
-    }
-
-    /// Where the looking ended before the page was full: of several parts, where the first of them did.
-    async fn end(
-        &self,
-        client: &impl GenericClient,
-        found: i64,
-    ) -> Result<Option<Cursor>, StoreError> {
-        let is_full = found > self.limit && self.parts.len() == 1;
-        if self.few || is_full || self.rest == "true" {
-            return Ok(None);
-        }
-        let (place, last) = (&self.place, self.most() - 1);
-        let sql = self.merged(1, |part| {
-            format!(
-                "SELECT event.received_at, event.id FROM webhook_events event WHERE {part} AND {place}
-                 {NEWEST} OFFSET {last} LIMIT 1"
-            )
-        });
-        let rows = query(client, &sql, &self.conditions.params()[..self.of_parts]).await?;
-        let end = |row: &Row| Cursor {
-            at: row.get("received_at"),
-            id: row.get("id"),
-        };
-        Ok(rows.first().map(end))
     }
 }
 
@@ -203,7 +209,7 @@ async fn narrowest(
             continue;
         }
         let mut counting = Conditions::default();
-        let ids = counting.ids_of_events(named, values);
+        let ids = counting.most_ids_of_events(named, values, FEW + 1);
         if is_few(client, &ids, &counting).await? {
             let ids = conditions.ids_of_events(named, take(named.of(filter)));
             return Ok(Some(format!("event.id = ANY (ARRAY({ids}))")));

@@ -17,6 +17,7 @@ async fn dead_events(bed: &TestBed, count: i32) {
 }
 
 const WHY: &str = "--reason=the orders are there now";
+const END_REPLAY: &str = "UPDATE replays SET state = 'cancelled', finished_at = now(), changed_by = 'ann', changed_why = 'over'";
 const REPLAYS: &str = "SELECT count(*) FROM replays";
 
 #[tokio::test]
@@ -32,6 +33,18 @@ async fn a_terminal_is_asked_before_many_are_replayed_and_without_one_nothing_is
         assert!(shown.contains("3 events would be replayed"), "{shown}");
         assert_eq!(bed.count(REPLAYS).await, replays, "{typed:?}");
     }
+}
+
+#[tokio::test]
+async fn an_id_that_is_cut_short_names_no_dead_letter() {
+    let bed = TestBed::new().await;
+    dead_events(&bed, 12).await;
+    for filter in ["id:12*", "id:evt_12…"] {
+        let discard = ["dead-letters", "discard", "--filter", filter, "--yes", WHY];
+        let done = ops(&bed, &discard).await;
+        assert_eq!(done.expect_code(0).stdout(), "0 of 0 discarded\n");
+    }
+    assert_eq!(bed.state("evt_12").await, "dead");
 }
 
 #[tokio::test]
@@ -78,6 +91,10 @@ async fn more_than_max_are_refused() {
                 .contains("3 dead letters are more than --max 2")
         );
     }
+    let asked = ["dead-letters", "replay", "--all", WHY, "--max=2"];
+    let (ended, shown) = ops_at_terminal(&bed, &asked, &[], "y\n").await;
+    assert_eq!(ended, Some(4), "{shown}");
+    assert!(!shown.contains("to go on"), "{shown}");
     assert_eq!(bed.state("evt_1").await, "dead");
     assert_eq!(bed.count(REPLAYS).await, 0);
     let args = ["dead-letters", "replay", "--all", "--yes", WHY, "--max=3"];
@@ -103,6 +120,9 @@ async fn where_one_of_several_is_missing_the_others_are_done_and_the_exit_code_t
         bed.count("SELECT planned_count::bigint FROM replays").await,
         2
     );
+    bed.db.batch_execute(END_REPLAY).await.unwrap();
+    let twice = ["dead-letters", "replay", "1", "evt_1", WHY];
+    ops(&bed, &twice).await.expect_code(0);
     let discard = ["dead-letters", "discard", "evt_3", "evt_none", WHY];
     ops(&bed, &discard).await.expect_code(8);
     assert_eq!(bed.state("evt_3").await, "discarded");

@@ -246,3 +246,57 @@ async fn a_body_is_printed_with_personal_data_covered() {
         .await
         .expect_code(3);
 }
+
+/// Dead events that came at one moment, five thousand for each beginning, and a few of each are of live mode.
+async fn many_of_one_moment(bed: &TestBed, collation: &str, beginnings: &[&str]) {
+    let order =
+        format!("ALTER TABLE webhook_events ALTER COLUMN id TYPE text COLLATE \"{collation}\"");
+    bed.db.batch_execute(&order).await.unwrap();
+    const EVENTS: &str = "
+        INSERT INTO webhook_events (id, type, state, livemode, received_at, attempts, last_error, finished_at)
+        SELECT beginning || lpad(n::text, 4, '0'), 'some.type', 'dead', n % 100 = 0, '2026-01-02T03:04:05Z', 1, 'no order', now()
+        FROM unnest($1::text[]) beginning, generate_series(1, 5000) n";
+    bed.db.execute(EVENTS, &[&beginnings]).await.unwrap();
+}
+
+#[tokio::test]
+async fn lists_lose_no_event_where_text_is_not_ordered_by_bytes() {
+    let bed = TestBed::new().await;
+    let beginnings = ["evt_A", "evt_b", "evt_C", "evt_D"];
+    many_of_one_moment(&bed, "en-x-icu", &beginnings).await;
+    let live = "--filter=state:dead livemode:true";
+    for limit in ["--limit=300", "--limit=199", "--limit=200"] {
+        let mut found = listed(&bed, &[live, limit]).await;
+        let most: usize = limit.trim_start_matches("--limit=").parse().unwrap();
+        assert_eq!(found.len(), most.min(200), "{limit}");
+        found.sort();
+        found.dedup();
+        assert_eq!(found.len(), most.min(200), "{limit}");
+    }
+    // The range of these holds all ids that begin with small letters.
+    assert!(listed(&bed, &["--filter=id:EVT_"]).await.is_empty());
+    assert_eq!(
+        listed(&bed, &["--filter=id:evt_D49*", "--limit=200"])
+            .await
+            .len(),
+        100
+    );
+}
+
+#[tokio::test]
+async fn ids_are_found_by_their_beginnings_where_letters_are_sorted_together() {
+    let bed = TestBed::new().await;
+    // In Danish `aa` comes after `z`.
+    many_of_one_moment(&bed, "da-x-icu", &["evt_aa", "evt_ab"]).await;
+    for (filter, count) in [("id:evt_a49…", 0), ("id:evt_aa49…", 100), ("id:evt_a", 300)] {
+        let filter = format!("--filter={filter}");
+        let found = listed(&bed, &[&filter, "--limit=300"]).await;
+        assert_eq!(found.len(), count, "{filter}");
+    }
+    let live = "--filter=id:evt_a livemode:true";
+    assert_eq!(listed(&bed, &[live, "--limit=300"]).await.len(), 100);
+    assert_eq!(
+        listed(&bed, &["--filter=id:evt_aa0077"]).await,
+        ["evt_aa0077"]
+    );
+}

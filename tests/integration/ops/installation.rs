@@ -28,6 +28,13 @@ async fn seed_loads_all_or_nothing_and_again_without_effect() {
         1
     );
 
+    // Empty variables name nobody.
+    let empty = [("OPS_ACTOR", ""), ("USER", " "), ("LOGNAME", "")];
+    let seed = bed.path("seed.json");
+    let seed = ops_with(&bed, &["seed", seed.to_str().unwrap()], &empty).await;
+    seed.expect_code(0);
+    let by = "SELECT actor FROM audit_log ORDER BY id DESC LIMIT 1";
+    assert_eq!(bed.text(by).await, "unknown");
     let file = bed.path("bad.json");
     for (items, code, problem) in [
         (
