@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
 use serde_json::json;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::database::{StoreError, with_client};
-use crate::lifecycle::sleep_unless;
 
 /// How often each dependency is asked. With [`PROBE_TIMEOUT`], a loss shows within 3 s.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,6 +43,8 @@ struct Inner {
     write_refused_at: Mutex<Option<Instant>>,
     /// Whether there is such a time: asked for by every request.
     write_refused: AtomicBool,
+    /// The database should be asked at once.
+    doubted: Notify,
     broker: AtomicU8,
     consumer_lost: AtomicBool,
     draining: AtomicBool,
@@ -60,12 +62,13 @@ impl Health {
         }
     }
 
-    /// Notes whether the database took a write, and if not, why. One that did not answer in time is down until a probe
-    /// finds it up.
+    /// Notes whether the database took a write, and if not, why. One that did not answer in time is down until a probe,
+    /// which is made at once, finds it up: only the connection may have been slow.
     pub fn note_write(&self, error: Option<&StoreError>) {
         let refused = error.is_some_and(StoreError::is_unavailable);
         if matches!(error, Some(StoreError::TimedOut)) {
             self.set_database(false);
+            self.0.doubted.notify_one();
         }
         if refused || self.0.write_refused.load(Ordering::Relaxed) {
             *self.write_refused_at() = refused.then(Instant::now);
@@ -161,8 +164,10 @@ pub async fn watch_database(pool: Pool, health: Health, shutdown: CancellationTo
     loop {
         let answer = with_client(&pool, PROBE_TIMEOUT, probe).await;
         health.set_database(matches!(answer, Ok(true)));
-        if !sleep_unless(&shutdown, PROBE_INTERVAL).await {
-            return;
+        tokio::select! {
+            () = tokio::time::sleep(PROBE_INTERVAL) => {}
+            () = health.0.doubted.notified() => {}
+            () = shutdown.cancelled() => return,
         }
     }
 }
@@ -180,5 +185,24 @@ async fn probe(client: &mut deadpool_postgres::Object) -> Result<bool, StoreErro
         Ok(true)
     } else {
         Err(StoreError::Unavailable("read-only".into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_write_without_an_answer_asks_for_a_probe_at_once_and_one_that_was_refused_does_not() {
+        let health = Health::default();
+        let asked = || health.0.doubted.notified().now_or_never().is_some();
+        health.set_database(true);
+        health.note_write(Some(&StoreError::Unavailable("read-only".into())));
+        assert!(!asked() && health.database_is_up());
+        health.note_write(Some(&StoreError::TimedOut));
+        assert!(health.database_is_lost());
+        assert!(asked() && !asked());
     }
 }

@@ -10,7 +10,7 @@ use crate::Plan;
 use crate::load::{self, NUMBER, Requests, Shape, template};
 use crate::measure::{check, until_none};
 use crate::report::{Figures, Row};
-use crate::worker::{NO_LIMIT, after_the_200, seed_orders};
+use crate::worker::{NO_LIMIT, UNFINISHED, after_the_200, seed_orders};
 
 /// Dead letters that are replayed while live traffic runs.
 const LETTERS: usize = 10_000;
@@ -31,8 +31,6 @@ const MOST_SWITCH_MS: f64 = 2_000.0;
 
 const LIVE_UNFINISHED: &str = "
     SELECT count(*) FROM webhook_events WHERE state IN ('received', 'retrying') AND budget_from = 0";
-const UNFINISHED: &str =
-    "SELECT count(*) FROM webhook_events WHERE state IN ('received', 'retrying')";
 const OPEN_REPLAYS: &str =
     "SELECT count(*) FROM replays WHERE finished_at IS NULL OR in_flight > 0";
 

@@ -30,7 +30,7 @@ const BACKLOG_CONNECTIONS: usize = 8;
 pub const NO_LIMIT: Duration = Duration::from_secs(600);
 
 /// Asked while the worker works: to count them all each time would be work as well.
-const UNFINISHED: &str = "SELECT count(*) FROM (
+pub const UNFINISHED: &str = "SELECT count(*) FROM (
     SELECT FROM webhook_events WHERE state IN ('received', 'retrying') LIMIT 1) unfinished";
 
 /// One worker on a backlog, the same effects by hand, and the time from the 200 to the end at a steady rate.

@@ -211,11 +211,13 @@ async fn discard(database: &Database, args: Discarding, output: Output) -> Resul
     if selection.named.is_none() && !args.yes {
         agree(matched)?;
     }
+    let unmatched = match selection.named {
+        Some(_) => dead_letters::count_unmatched(&client, &selection.filter.ids).await?,
+        None => 0,
+    };
     let ids =
         crate::discard::discard(&mut client, &selection.filter, matched, &args.accountable).await?;
-    let wanted = selection
-        .named
-        .unwrap_or(usize::try_from(matched).unwrap_or(usize::MAX));
+    let wanted = usize::try_from(matched + unmatched).unwrap_or(usize::MAX);
     let left = wanted.saturating_sub(ids.len());
     let report = Report {
         dry_run: false,

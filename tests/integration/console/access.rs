@@ -1,8 +1,11 @@
 //! Who is let in, what they may do, and where changes may come from.
 
+use std::time::Duration;
+
 use harness::TestBed;
 use harness::binaries::run;
 use harness::console::{Console, users_file};
+use tokio::time::timeout;
 
 use super::{GROUP, PAYLOAD, dead_event};
 
@@ -141,8 +144,27 @@ async fn guessing_passwords_is_cut_short() {
         last = sign_in(&format!("guess {guess}")).await;
     }
     assert_eq!(last, 429);
+    let noted = "SELECT count(*) FROM audit_log WHERE action = 'console.sign_in_failed'";
+    assert_eq!(bed.count(noted).await, 1);
     // Who signed in before is not kept out by it.
     assert_eq!(sign_in("ann's password").await, 200);
+}
+
+#[tokio::test]
+async fn nobody_is_kept_out_while_the_audit_log_is_stuck() {
+    let bed = TestBed::new().await;
+    let file = bed.path("users");
+    users_file(&file, &[("ann", "admin", "ann's password")]).await;
+    let console = Console::start(&bed, &[("CONSOLE_USERS_FILE", file.to_str().unwrap())]).await;
+    let stuck = "
+        CREATE FUNCTION stuck() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); RETURN NEW; END $$;
+        CREATE TRIGGER stuck BEFORE INSERT ON audit_log FOR EACH ROW EXECUTE FUNCTION stuck()";
+    bed.db.batch_execute(stuck).await.unwrap();
+    let ann = basic("ann", "ann's password");
+    let headers = [("authorization", ann.as_str())];
+    let settings = console.get_with("/settings", &headers);
+    let page = timeout(Duration::from_secs(4), settings).await.unwrap();
+    page.is(200);
 }
 
 #[tokio::test]

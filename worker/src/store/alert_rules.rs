@@ -20,6 +20,7 @@ pub async fn measure(tx: &Transaction<'_>, livemode: bool) -> Result<Measured, S
         ..numbers(tx, livemode).await?
     })
 }
+
 async fn failures(tx: &Transaction<'_>) -> Result<Vec<Group>, StoreError> {
     const FAILURES: &str = "
         SELECT fingerprint, min(reason) AS reason, count(*) AS count, bool_or(acknowledged) AS acknowledged FROM (
