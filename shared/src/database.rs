@@ -13,6 +13,8 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{NoTls, Row};
 
+use crate::lifecycle::in_time;
+
 /// How a pool behaves.
 pub struct PoolSettings {
     /// Shown in `pg_stat_activity`.
@@ -232,21 +234,21 @@ fn lost_connection(error: &tokio_postgres::Error) -> bool {
 
 /// A pooled connection, within `limit`: the pool's own time-outs do not cover the settings of a new session.
 async fn get(pool: &Pool, limit: Duration) -> Result<Object, StoreError> {
-    let got = tokio::time::timeout(limit, pool.get()).await;
-    Ok(got.map_err(|_| StoreError::TimedOut)??)
+    let got = in_time(limit, pool.get()).await;
+    Ok(got.ok_or(StoreError::TimedOut)??)
 }
 
-/// Runs `work` with a pooled connection, for `limit` at the most, after as long a wait for the connection. A connection that did not answer, or whose server is
-/// away, is dropped, not pooled again.
+/// Runs `work` with a pooled connection, for `limit` at the most, after as long a wait for the connection. A connection
+/// that did not answer, or whose server is away, is dropped, not pooled again.
 pub async fn with_client<T>(
     pool: &Pool,
     limit: Duration,
     work: impl AsyncFnOnce(&mut Object) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     let mut client = get(pool, limit).await?;
-    let result = tokio::time::timeout(limit, work(&mut client))
+    let result = in_time(limit, work(&mut client))
         .await
-        .unwrap_or_else(|_| Err(StoreError::TimedOut));
+        .unwrap_or(Err(StoreError::TimedOut));
     if result.as_ref().is_err_and(StoreError::is_unavailable) {
         drop(Object::take(client));
     }

@@ -14,6 +14,8 @@ use crate::database::{StoreError, with_client};
 
 /// How often each dependency is asked. With [`PROBE_TIMEOUT`], a loss shows within 3 s.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// How soon one that is away is asked again: it may be back, or another host be there in its place.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// How long an answer may take.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -158,14 +160,16 @@ impl Health {
     }
 }
 
-/// Asks the database every second whether it takes writes. `pool` must be one of its own: the work's pool may be busy
-/// without the database being away.
+/// Asks the database every second whether it takes writes, and more often while it does not. `pool` must be one of its
+/// own: the work's pool may be busy without the database being away.
 pub async fn watch_database(pool: Pool, health: Health, shutdown: CancellationToken) {
     loop {
         let answer = with_client(&pool, PROBE_TIMEOUT, probe).await;
-        health.set_database(matches!(answer, Ok(true)));
+        let up = matches!(answer, Ok(true));
+        health.set_database(up);
+        let pause = if up { PROBE_INTERVAL } else { RETRY_INTERVAL };
         tokio::select! {
-            () = tokio::time::sleep(PROBE_INTERVAL) => {}
+            () = tokio::time::sleep(pause) => {}
             () = health.0.doubted.notified() => {}
             () = shutdown.cancelled() => return,
         }

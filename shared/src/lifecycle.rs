@@ -2,11 +2,12 @@
 
 use std::future::Future;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -86,6 +87,23 @@ pub async fn sleep_unless(shutdown: &CancellationToken, delay: Duration) -> bool
     }
 }
 
+/// A timer that is late by this much was frozen with its process.
+const FROZEN: Duration = Duration::from_millis(500);
+
+/// Waits for work, for `limit` at the most; none where it took longer. A process that was frozen meanwhile finds the timer
+/// run out beside an answer that it has not read yet: it waits once more.
+pub async fn in_time<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let started = Instant::now();
+    let mut work = std::pin::pin!(work);
+    if let Ok(done) = timeout(limit, &mut work).await {
+        return Some(done);
+    }
+    if started.elapsed() < limit + FROZEN {
+        return None;
+    }
+    timeout(limit, work).await.ok()
+}
+
 /// What runs beside a service's work for as long as it lives.
 #[derive(Default)]
 pub struct Background {
@@ -116,5 +134,42 @@ impl Background {
         if tokio::time::timeout(limit, ended).await.is_err() {
             warn!("background tasks did not end in time");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(50);
+
+    /// Work whose answer comes while the process is frozen, and is passed on by another task.
+    async fn after_a_freeze(frozen: Duration) -> Option<()> {
+        let (answer, answered) = oneshot::channel();
+        tokio::spawn(async move {
+            std::thread::sleep(frozen);
+            for _ in 0..10 {
+                yield_now().await;
+            }
+            if frozen < LIMIT {
+                std::future::pending::<()>().await;
+            }
+            let _ = answer.send(());
+        });
+        in_time(LIMIT, answered)
+            .await
+            .map(|answer| answer.expect("an answer"))
+    }
+
+    #[tokio::test]
+    async fn a_process_that_was_frozen_reads_the_answer_that_came_meanwhile() {
+        assert_eq!(
+            after_a_freeze(LIMIT + FROZEN + Duration::from_millis(50)).await,
+            Some(())
+        );
+        assert_eq!(after_a_freeze(Duration::ZERO).await, None);
     }
 }
