@@ -96,3 +96,32 @@ async fn schema(bed: &TestBed) -> String {
     )
     .await
 }
+
+#[tokio::test]
+async fn an_event_never_contradicts_itself() {
+    let bed = TestBed::new().await;
+    let arrived = "INSERT INTO webhook_events (id, type) VALUES ('evt_1', 'a.b')";
+    bed.db.batch_execute(arrived).await.unwrap();
+    for (change, broken) in [
+        ("state = 'lost'", "state_known"),
+        ("state = 'retrying'", "due_while_retrying"),
+        ("due_at = now()", "due_while_retrying"),
+        ("state = 'processed'", "finished_when_final"),
+        ("finished_at = now()", "finished_when_final"),
+        ("state = 'dead', finished_at = now()", "dead_has_error"),
+        ("deliveries = 0", "deliveries_positive"),
+        ("budget_from = 1", "attempts_counted"),
+        ("attempts = -1, budget_from = -1", "attempts_counted"),
+        ("rescues = -1", "rescues_counted"),
+        ("id = ''", "id_length"),
+        ("type = ''", "type_length"),
+    ] {
+        let change = format!("UPDATE webhook_events SET {change}");
+        let error = bed.db.batch_execute(&change).await.unwrap_err();
+        let constraint = error.as_db_error().unwrap().constraint();
+        let broken = format!("webhook_events_{broken}");
+        assert_eq!(constraint, Some(broken.as_str()), "{change}");
+    }
+    let dead = "UPDATE webhook_events SET state = 'dead', finished_at = now(), last_error = 'x'";
+    bed.db.batch_execute(dead).await.unwrap();
+}
