@@ -1,5 +1,7 @@
 //! Connections to PostgreSQL: pools, session settings, and which errors mean that the database is away.
 
+mod hosts;
+
 use std::error::Error as _;
 use std::time::Duration;
 
@@ -8,12 +10,13 @@ use deadpool_postgres::{
     RecyclingMethod, Runtime, Timeouts,
 };
 use futures_util::future::try_join;
-use tokio_postgres::config::{LoadBalanceHosts, TargetSessionAttrs};
+use tokio_postgres::Row;
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{NoTls, Row};
 
 use crate::lifecycle::in_time;
+use hosts::Hosts;
 
 /// How a pool behaves.
 pub struct PoolSettings {
@@ -51,18 +54,16 @@ pub fn pool(database: &tokio_postgres::Config, settings: &PoolSettings) -> Pool 
     let mut config = database.clone();
     config
         .application_name(settings.application_name)
-        // With several hosts, one that takes connections and then says nothing must not be the first each time, nor may one
-        // that is silent altogether use up the time of the others.
-        .load_balance_hosts(LoadBalanceHosts::Random)
         .connect_timeout(settings.wait / 2)
         .tcp_user_timeout(Duration::from_secs(5))
         .keepalives_idle(Duration::from_secs(5))
         .keepalives_interval(Duration::from_secs(2))
         .keepalives_retries(3)
         .target_session_attrs(TargetSessionAttrs::ReadWrite);
-    let manager = Manager::from_config(
+    let hosts = Hosts::new(&config, settings.wait);
+    let manager = Manager::from_connect(
         config,
-        NoTls,
+        hosts,
         ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
         },

@@ -16,8 +16,8 @@ use tracing::{debug, error, info, warn};
 
 use crate::store::replays::{self, LockedReplay, Moved, Recent};
 
-/// Short, so that no step puts back many at once.
-const BUSY: Duration = Duration::from_millis(50);
+/// Short, so that no step puts back many at once: live events meet each of them as a burst.
+const BUSY: Duration = Duration::from_millis(25);
 const IDLE: Duration = Duration::from_secs(1);
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for which the rate may be made up for after a stop.
