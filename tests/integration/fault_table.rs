@@ -38,8 +38,8 @@ fn forget(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
         scene.stage.until_sent(load, 100).await;
         scene.stage.recovery().await;
         let forget = "
-            DELETE FROM dead_letters; DELETE FROM event_attempts; DELETE FROM event_payloads;
-            ALTER TABLE webhook_events DISABLE TRIGGER USER; DELETE FROM webhook_events;
+            ALTER TABLE event_payloads DISABLE TRIGGER USER; ALTER TABLE webhook_events DISABLE TRIGGER USER;
+            DELETE FROM dead_letters; DELETE FROM event_attempts; DELETE FROM event_payloads; DELETE FROM webhook_events;
             UPDATE payments SET amount_cents = amount_cents + 1 WHERE succeeded";
         Ok(scene.stage.bed.db.batch_execute(forget).await?)
     }
