@@ -1,6 +1,5 @@
 //! Several database hosts: one that takes connections and then says nothing must not keep a pool from the others.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -16,10 +15,10 @@ use tokio_postgres::{Client, Config, Error, NoTls};
 /// connecting, not what a server says then.
 pub struct Hosts {
     connector: ConfigConnectImpl<NoTls>,
-    hosts: Arc<[Config]>,
+    hosts: Vec<Config>,
     /// How long each but the last may take until it is ready; the pool bounds them all.
     share: Duration,
-    answered: Arc<AtomicUsize>,
+    answered: AtomicUsize,
 }
 
 impl Hosts {
@@ -32,10 +31,10 @@ impl Hosts {
         let shares = u32::try_from(hosts.len()).unwrap_or(u32::MAX);
         Self {
             connector: ConfigConnectImpl { tls: NoTls },
-            hosts: hosts.into(),
             // What is left is for the first statement.
             share: wait / shares.saturating_add(1),
-            answered: Arc::default(),
+            hosts,
+            answered: AtomicUsize::default(),
         }
     }
 }
