@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 
+use super::database::lock_table_for;
 use super::scene::{MOST_GROWTH_KIB, Scene, pause};
 use crate::binaries::{Process, Size};
 use crate::broker::Broker;
@@ -137,6 +138,42 @@ pub fn memory_alarm(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
 pub fn disk_alarm(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
     let on = "broker ctl set_disk_free_limit 100000GB";
     alarm(scene, on, "broker ctl set_disk_free_limit 50MB").boxed_local()
+}
+
+const HASTY: &str = "broker ctl eval application:set_env(rabbit,consumer_timeout,2000),application:set_env(rabbit,channel_tick_interval,500).";
+const USUAL: &str = "broker ctl eval application:set_env(rabbit,consumer_timeout,1800000),application:set_env(rabbit,channel_tick_interval,60000).";
+
+/// A broker that gives a message 2 s closes the channels of workers whose handlers wait for a table longer than that.
+pub fn consumer_timeout(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
+    async move {
+        scene.operator.run(HASTY).await?;
+        // A channel keeps the limits that it was opened with.
+        renew_workers(scene).await;
+        let locked = lock_table_for(scene, 7_000).await;
+        scene.operator.run(USUAL).await?;
+        locked?;
+        for worker in &scene.stage.workers {
+            let log = worker.log_text();
+            let closed = log.matches("delivery acknowledgement on channel").count();
+            ensure!(closed > 0, "the broker closed no channel of a worker");
+            scene.notes.push(format!(
+                "channels of a worker that the broker closed: {closed}"
+            ));
+        }
+        Ok(())
+    }
+    .boxed_local()
+}
+
+async fn renew_workers(scene: &mut Scene) {
+    let old = std::mem::take(&mut scene.stage.workers);
+    for _ in &old {
+        scene.stage.add_worker(&[]).await;
+    }
+    for mut worker in old {
+        worker.signal("TERM");
+        worker.exit_code().await;
+    }
 }
 
 /// While it fills.

@@ -142,6 +142,16 @@ pub const FAULTS: &[Fault] = &[
         .seldom()
         .accepted()
         .burns_nothing(),
+    Fault::new(
+        "F21",
+        "broker closes the channels of slow workers (consumer timeout of 2 s)",
+        broker::consumer_timeout,
+    )
+    .seldom()
+    .accepted()
+    .over(160, 12)
+    .burns_nothing()
+    .alone(),
     Fault::new("F23a", "database restarted", database::restart)
         .seldom()
         .refused()

@@ -172,18 +172,19 @@ pub fn disk_full(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
 
 /// Handlers wait for it and give up; no attempt may be burnt.
 pub fn lock_table(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
-    async move {
-        let lock = "BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE";
-        execute(scene, &[lock]).await?;
-        pause(5_000).await;
-        let waiting =
-            "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'orders'::regclass";
-        let waiting = scene.stage.bed.count(waiting).await;
-        execute(scene, &["COMMIT"]).await?;
-        ensure!(waiting > 0, "nobody waited for the table");
-        Ok(())
-    }
-    .boxed_local()
+    lock_table_for(scene, 5_000).boxed_local()
+}
+
+pub(super) async fn lock_table_for(scene: &Scene, milliseconds: u64) -> Result<()> {
+    let lock = "BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE";
+    execute(scene, &[lock]).await?;
+    pause(milliseconds).await;
+    let waiting =
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'orders'::regclass";
+    let waiting = scene.stage.bed.count(waiting).await;
+    execute(scene, &["COMMIT"]).await?;
+    ensure!(waiting > 0, "nobody waited for the table");
+    Ok(())
 }
 
 /// In the middle of whatever they do.
