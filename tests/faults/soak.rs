@@ -57,7 +57,7 @@ impl Strike {
     /// In milliseconds.
     fn longest_recovery(self) -> u64 {
         match self {
-            Self::Fault(fault) => fault.recovery_ms,
+            Self::Fault(fault) => fault.recovery_ms.unwrap_or(LONGEST_RECOVERY_MS),
             Self::Crash(..) => LONGEST_RECOVERY_MS,
         }
     }

@@ -1,4 +1,5 @@
-//! The rows of the fault table that take seconds and strike no server that other tests use. `./deploy/faults` stages all.
+//! The rows of the fault table that take seconds and strike no server that other tests use. `./deploy/faults` stages all,
+//! and measures how long each takes to recover: here other tests share the machine.
 
 use anyhow::Result;
 use futures_util::future::LocalBoxFuture;
@@ -14,6 +15,7 @@ fn row(id: &str) -> Fault {
     let found = FAULTS.iter().find(|fault| fault.id == id);
     Fault {
         load: SHORT_LOAD,
+        recovery_ms: None,
         ..*found.unwrap()
     }
 }
@@ -83,6 +85,7 @@ async fn faults_that_take_seconds_lose_nothing_and_repeat_nothing() {
     let faults = FAULTS.iter().filter(|fault| fault.in_tests);
     let light = faults.map(|fault| Fault {
         load: LOAD,
+        recovery_ms: None,
         ..*fault
     });
     let rows = stream::iter(light).map(|fault| async move {

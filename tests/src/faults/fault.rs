@@ -43,8 +43,8 @@ pub struct Fault {
     pub mails_doubled: usize,
     /// Whether senders may notice.
     pub noticed: Noticed,
-    /// How long it may take until everything is done again, in milliseconds.
-    pub recovery_ms: u64,
+    /// How long it may take until everything is done again, in milliseconds; none where others use the machine too.
+    pub recovery_ms: Option<u64>,
     /// Whether attempts may fail: not where only the database or the broker is away.
     pub burnt_attempts: bool,
     /// Whether the soak strikes with it too.
@@ -64,7 +64,7 @@ impl Fault {
             shape: Shape::Mixed,
             mails_doubled: 0,
             noticed: Noticed::Maybe,
-            recovery_ms: LONGEST_RECOVERY_MS,
+            recovery_ms: Some(LONGEST_RECOVERY_MS),
             burnt_attempts: true,
             in_soak: true,
             in_tests: true,
@@ -106,7 +106,7 @@ impl Fault {
     /// There is more to make up for than 15 s allow.
     pub(super) const fn recovered_within_ms(self, recovery_ms: u64) -> Self {
         Self {
-            recovery_ms,
+            recovery_ms: Some(recovery_ms),
             ..self
         }
     }
