@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::process::{Child, Command};
@@ -12,12 +14,22 @@ use tokio::sync::OnceCell;
 
 use crate::bed::amqp_url;
 use crate::stripe::SECRET;
-use crate::{TestBed, eventually, stripe};
+use crate::{TestBed, stripe};
 
 /// The signal of `abort`.
 const SIGABRT: i32 = 6;
 /// Whoever takes longer to answer, on this machine, is no longer there.
 const LONGEST_ANSWER: Duration = Duration::from_secs(5);
+
+/// What a process may take until it is ready.
+const LONGEST_START: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(20);
+/// Below those of private servers, and far below those of outgoing connections.
+const PORTS: std::ops::Range<u16> = 10_000..20_000;
+const PORT_TRIES: usize = 100;
+static NEXT_PORT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random_range(PORTS)));
+/// Lines of a log that tell why a process does not become ready.
+const LAST_LINES: usize = 12;
 
 static DIRECTORY: OnceCell<PathBuf> = OnceCell::const_new();
 static FAILPOINTS: OnceCell<()> = OnceCell::const_new();
@@ -265,11 +277,19 @@ impl Process {
             admin_address,
         };
         let path = if launch.unready { "livez" } else { "readyz" };
-        eventually(&format!("/{path} of the {name} is 200"), async || {
-            let may_end = launch.doomed || (launch.armed && process.has_ended());
-            (may_end || process.answers(path).await).then_some(())
-        })
-        .await;
+        let started = Instant::now();
+        while !process.answers(path).await {
+            if launch.doomed || (launch.armed && process.has_ended()) {
+                break;
+            }
+            assert!(
+                started.elapsed() < LONGEST_START,
+                "/{path} of the {name} is not 200 within {LONGEST_START:?}: {}, its log ends\n{}",
+                process.body_of(path).await,
+                process.last_lines()
+            );
+            tokio::time::sleep(LOOK).await;
+        }
         process
     }
 
@@ -279,6 +299,21 @@ impl Process {
         let request = stripe::client().get(url).timeout(LONGEST_ANSWER);
         let answer = request.send().await;
         answer.is_ok_and(|answer| answer.status().is_success())
+    }
+
+    async fn body_of(&self, path: &str) -> String {
+        let url = format!("http://{}/{path}", self.admin_address);
+        let request = stripe::client().get(url).timeout(LONGEST_ANSWER);
+        match request.send().await {
+            Ok(answer) => answer.text().await.unwrap_or_default(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn last_lines(&self) -> String {
+        let text = self.log_text();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
     }
 
     /// What `/metrics` says.
@@ -355,10 +390,12 @@ impl Process {
     }
 }
 
-/// Free a moment ago: nothing else of the tests listens on fixed ports.
+/// Free a moment ago, given to nobody else, and of a range that no connection takes its own end from: between this and the
+/// start of the process that is to listen there, thousands are made.
 pub(crate) fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    let next = || PORTS.start + NEXT_PORT.fetch_add(1, Ordering::Relaxed) % PORTS.len() as u16;
+    (0..PORT_TRIES)
+        .map(|_| SocketAddr::from(([127, 0, 0, 1], next())))
+        .find(|address| std::net::TcpListener::bind(address).is_ok())
+        .expect("one of many ports is free")
 }
