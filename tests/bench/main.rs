@@ -36,6 +36,9 @@ struct Args {
     /// What a replay of 10,000 dead letters does to live traffic instead
     #[arg(long)]
     replay: bool,
+    /// Dead letters a second that the replay may put back
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=500))]
+    replay_rate: u16,
     /// Everything
     #[arg(long)]
     all: bool,
@@ -64,6 +67,7 @@ struct Plan {
     quick: bool,
     seconds: u32,
     repeats: u32,
+    replay_rate: usize,
 }
 
 impl Plan {
@@ -72,6 +76,7 @@ impl Plan {
             quick: args.quick,
             seconds: args.seconds.unwrap_or(if args.quick { 1 } else { 10 }),
             repeats: args.repeats.unwrap_or(if args.quick { 1 } else { 3 }),
+            replay_rate: args.replay_rate.into(),
         }
     }
 

@@ -15,8 +15,8 @@ use crate::worker::{NO_LIMIT, UNFINISHED, after_the_200, seed_orders};
 /// Dead letters that are replayed while live traffic runs.
 const LETTERS: usize = 10_000;
 const LETTERS_QUICKLY: usize = 600;
-/// Events a second that the replay may put back.
-const RATE: usize = 200;
+/// Seconds that live traffic is measured for before the replay, at most.
+const QUIET_SECONDS: usize = 120;
 /// Seconds that a replay lasts which is paused and cancelled.
 const SWITCHED_SECONDS: usize = 8;
 /// Live events a second.
@@ -51,7 +51,7 @@ pub async fn run(plan: &Plan) -> Result<(Vec<Row>, Vec<String>)> {
     let letters = if plan.quick { LETTERS_QUICKLY } else { LETTERS };
     let mut measured = Vec::new();
     for _ in 0..plan.repeats {
-        measured.push(measure(letters).await?);
+        measured.push(measure(letters, plan.replay_rate).await?);
     }
     // Short runs are too noisy to be judged.
     let missed = if plan.quick {
@@ -73,9 +73,10 @@ fn rows(plan: &Plan, letters: usize, measured: &[Measured]) -> Vec<Row> {
         row(live("to the 200, replaying"), |one| &one.busy[0]),
         row(live("after the 200"), |one| &one.quiet[1]),
         row(live("after the 200, replaying"), |one| &one.busy[1]),
-        row(format!("replay of {letters} at {RATE}/s"), |one| {
-            &one.replay
-        }),
+        row(
+            format!("replay of {letters} at {}/s", plan.replay_rate),
+            |one| &one.replay,
+        ),
         row("pause, ms to the last event".to_owned(), |one| &one.paused),
         row("cancel, ms to the last event".to_owned(), |one| {
             &one.cancelled
@@ -117,34 +118,36 @@ fn missed(measured: &[Measured]) -> Vec<String> {
     missed
 }
 
-async fn measure(letters: usize) -> Result<Measured> {
+async fn measure(letters: usize, rate: usize) -> Result<Measured> {
     let bed = TestBed::new().await;
-    let seconds = letters.div_ceil(RATE);
+    let seconds = letters.div_ceil(rate);
     let live = LIVE_RATE as usize * seconds;
-    let switched = RATE * SWITCHED_SECONDS;
-    seed_orders(&bed, letters + switched + 2 * live).await?;
+    let quietly = LIVE_RATE as usize * seconds.min(QUIET_SECONDS);
+    let switched = rate * SWITCHED_SECONDS;
+    seed_orders(&bed, letters + switched + quietly + live).await?;
     bury(&bed, 0..letters).await?;
     let gateway = Process::gateway(&bed, &[]).await;
     let worker = Process::worker(&bed, &[]).await;
     let first = letters + switched;
-    let quiet = live_traffic(&bed, &gateway, first..first + live).await?;
-    start(&bed).await;
-    let mut busy = live_traffic(&bed, &gateway, first + live..first + 2 * live).await?;
+    let quiet = live_traffic(&bed, &gateway, first..first + quietly).await?;
+    start(&bed, rate).await;
+    let first = first + quietly;
+    let mut busy = live_traffic(&bed, &gateway, first..first + live).await?;
     for (with, without) in busy.iter_mut().zip(&quiet) {
         with.ratio = with.p99_ms.zip(without.p99_ms).map(|(a, b)| a / b);
     }
     until_none(&bed, OPEN_REPLAYS).await?;
-    let replay = pace(&bed, letters).await?;
+    let replay = pace(&bed, letters, rate).await?;
     bury(&bed, letters..letters + switched).await?;
-    start(&bed).await;
-    let paused = switch(&bed, "pause").await?;
+    start(&bed, rate).await;
+    let paused = switch(&bed, "pause", rate).await?;
     ops(&bed, &["replays", "resume", "2", "--reason=go on"])
         .await
         .expect_code(0);
-    let cancelled = switch(&bed, "cancel").await?;
+    let cancelled = switch(&bed, "cancel", rate).await?;
     until_none(&bed, UNFINISHED).await?;
     until_none(&bed, OPEN_REPLAYS).await?;
-    check_all(&bed, letters + 2 * live).await?;
+    check_all(&bed, letters + quietly + live).await?;
     drop((gateway, worker));
     Ok(Measured {
         quiet,
@@ -207,8 +210,8 @@ async fn live_traffic(
 }
 
 /// Replays every dead letter.
-async fn start(bed: &TestBed) {
-    let rate = format!("--rate={RATE}");
+async fn start(bed: &TestBed, rate: usize) {
+    let rate = format!("--rate={rate}");
     let replay = [
         "dead-letters",
         "replay",
@@ -222,7 +225,7 @@ async fn start(bed: &TestBed) {
 }
 
 /// How fast the first replay was, of which every event must be processed.
-async fn pace(bed: &TestBed, letters: usize) -> Result<Figures> {
+async fn pace(bed: &TestBed, letters: usize, rate: usize) -> Result<Figures> {
     const PROCESSED: &str = "SELECT processed::bigint FROM replays WHERE id = 1";
     const RATE_OF_IT: &str = "
         SELECT (count(*) - 1) / nullif(extract(epoch FROM max(replayed_at) - min(replayed_at)), 0)::float8
@@ -231,19 +234,19 @@ async fn pace(bed: &TestBed, letters: usize) -> Result<Figures> {
     let per_second: Option<f64> = bed.row(RATE_OF_IT, &[]).await.get(0);
     Ok(Figures {
         per_second,
-        ratio: per_second.map(|rate| rate / RATE as f64),
+        ratio: per_second.map(|reached| reached / rate as f64),
         ..Figures::default()
     })
 }
 
 /// Takes a step in the midst of the second replay: milliseconds from the command until the last event was put back.
-async fn switch(bed: &TestBed, step: &str) -> Result<Figures> {
+async fn switch(bed: &TestBed, step: &str, rate: usize) -> Result<Figures> {
     let before = bed
         .count("SELECT cursor::bigint FROM replays WHERE id = 2")
         .await;
     let moved = format!(
         "SELECT count(*) FROM replays WHERE id = 2 AND cursor < {}",
-        before + i64::try_from(RATE)?
+        before + i64::try_from(rate)?
     );
     until_none(bed, &moved).await?;
     let told_at: Timestamp = bed.row("SELECT clock_timestamp()", &[]).await.get(0);
