@@ -52,7 +52,10 @@ impl Bodies {
             bytes: Bytes::new(),
             share: None,
         };
-        let mut parts: Vec<Bytes> = Vec::new();
+        // What came in one piece is not copied. Of several none is kept: each may hold a whole read buffer, however few of
+        // its bytes are the body's.
+        let mut first = Bytes::new();
+        let mut several: Vec<u8> = Vec::new();
         let mut length = 0;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| Rejection::BrokenBody)?;
@@ -67,12 +70,16 @@ impl Bodies {
             if length > SMALL_BYTES && whole.share.is_none() {
                 whole.share = self.share().await;
             }
-            parts.push(part);
+            if length == part.len() {
+                first = part;
+            } else {
+                several.extend_from_slice(&std::mem::take(&mut first));
+                several.extend_from_slice(&part);
+            }
         }
-        whole.bytes = match parts.as_slice() {
-            // What came in one piece is not copied.
-            [part] => part.clone(),
-            parts => parts.concat().into(),
+        whole.bytes = match several.is_empty() {
+            true => first,
+            false => several.into(),
         };
         Ok(whole)
     }

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use harness::binaries::Process;
 use harness::raw::{endless, exchange, exchange_cut_off, request, smuggled, statuses, swollen};
 use harness::stripe::{event, event_id, payment_intent, post, signature};
 use harness::{RunningGateway, RunningWorker, TestBed, properties};
@@ -64,6 +65,32 @@ async fn a_body_that_is_not_as_announced_is_not_stored() {
     let answer = exchange(gateway.address, broken.as_bytes()).await;
     assert!(matches!(statuses(&answer)[..], ["400"]), "{answer}");
     nothing_is_stored(&bed).await;
+}
+
+/// Each piece arrives in a read buffer of its own, of several kilobytes.
+#[tokio::test]
+async fn a_body_in_tiny_pieces_takes_no_more_memory_than_its_bytes() {
+    const CONNECTIONS: usize = 40;
+    const PIECES: usize = 300;
+    let bed = TestBed::new().await;
+    let gateway = Process::gateway(&bed, &[]).await;
+    let head = request("Content-Length: 10000\r\n", "");
+    let drip = async || {
+        let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..PIECES {
+            stream.write_all(b"x").await.unwrap();
+            // Two of them must not arrive as one.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        stream
+    };
+    let before = gateway.memory_kib().unwrap();
+    let open = join_all((0..CONNECTIONS).map(|_| drip())).await;
+    let grown = gateway.memory_kib().unwrap().saturating_sub(before);
+    drop(open);
+    assert!(grown < 8 * 1024, "{grown} KiB more");
 }
 
 #[tokio::test]
