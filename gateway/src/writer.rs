@@ -181,15 +181,20 @@ impl Writer {
         if !new.is_empty() {
             match self.store(&new).await {
                 Ok(stored) => self.tell(new, stored),
+                // Somebody else stores one of them at this moment, and does not come to an end.
+                Err(StoreError::Conflict(_)) => self.write_each(new).await,
                 Err(error) => refuse_for(new, error),
             }
         }
-        let mut known = known.into_iter();
-        // One wait is enough: who is behind it comes again.
-        while let Some(one) = known.next() {
+        self.write_each(known).await;
+    }
+
+    /// One wait is enough: who is behind it comes again.
+    async fn write_each(&self, batch: Vec<Waiting>) {
+        let mut batch = batch.into_iter();
+        while let Some(one) = batch.next() {
             if !self.write_alone(one).await {
-                refuse(known.collect(), || Unavailable::Interrupted);
-                return;
+                return refuse(batch.collect(), || Unavailable::Interrupted);
             }
         }
     }

@@ -44,8 +44,8 @@ pub enum Durability {
     Deferred,
 }
 
-/// How long a statement waits for a lock.
-const LOCK_TIMEOUT_MS: u32 = 2_000;
+/// How long a statement waits for a lock at the most: less than it may take, else nobody would know what it waited for.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a transaction may idle: a frozen process loses its locks after this.
 const IDLE_IN_TRANSACTION_TIMEOUT_MS: u32 = 15_000;
 
@@ -107,11 +107,13 @@ fn session_settings(settings: &PoolSettings) -> String {
         // What is asked for decides which index fits.
         false => "SET plan_cache_mode = force_custom_plan; SET jit = off",
     };
+    let lock_timeout = LOCK_TIMEOUT.min(settings.statement_timeout / 2);
     format!(
-        "SET statement_timeout = {}; SET lock_timeout = {LOCK_TIMEOUT_MS}; \
+        "SET statement_timeout = {}; SET lock_timeout = {}; \
          SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_TIMEOUT_MS}; \
          {plans}; {durability}",
-        settings.statement_timeout.as_millis().max(1)
+        settings.statement_timeout.as_millis().max(1),
+        lock_timeout.as_millis().max(1)
     )
 }
 

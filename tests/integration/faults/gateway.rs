@@ -217,7 +217,7 @@ async fn a_database_that_answers_but_takes_no_writes_is_told_by_readyz() {
 #[tokio::test]
 async fn a_duplicate_whose_row_is_held_keeps_no_new_event_waiting_for_nothing() {
     let bed = TestBed::new().await;
-    let gateway = RunningGateway::start(&bed, &["--db-connections=1", "--db-timeout=5s"]).await;
+    let gateway = RunningGateway::start(&bed, &["--db-connections=1"]).await;
     let held = event_id();
     assert_eq!(post(gateway.address, body_of(&held)).await.status, 200);
     // As a worker does that was frozen before its commit.
