@@ -1,5 +1,7 @@
 //! The schema: applied by `ops migrate`, checked by every service before it works.
 
+use std::time::Duration;
+
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, GenericClient};
 
@@ -10,6 +12,9 @@ mod embedded {
 const ROLES: &str = include_str!("../../migrations/roles.sql");
 /// Two migrations at once wait for each other on this advisory lock.
 const LOCK_KEY: i64 = 0x746f_6c6c_6761_7465;
+/// Some two minutes.
+const MOST_TRIES: u32 = 80;
+const BETWEEN_TRIES: Duration = Duration::from_secs(1);
 
 /// Why the schema is not as it must be.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +28,21 @@ pub enum MigrationError {
     /// The database did not answer.
     #[error(transparent)]
     Store(#[from] crate::database::StoreError),
+}
+
+impl MigrationError {
+    /// Whether somebody else had what it needed.
+    fn is_locked(&self) -> bool {
+        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = source {
+            let said = error.downcast_ref::<tokio_postgres::Error>();
+            if said.and_then(tokio_postgres::Error::code) == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+                return true;
+            }
+            source = error.source();
+        }
+        false
+    }
 }
 
 /// refinery's own text is followed by the server's words only in the source.
@@ -83,16 +103,29 @@ pub struct Migrated {
 /// Applies what is pending, then the roles and their grants.
 pub async fn migrate(client: &mut Client) -> Result<Migrated, MigrationError> {
     client
-        .batch_execute("SET lock_timeout = '60s'; SET statement_timeout = 0")
+        .batch_execute("SET lock_timeout = '150s'; SET statement_timeout = 0")
         .await?;
     client
         .execute("SELECT pg_advisory_lock($1)", &[&LOCK_KEY])
         .await?;
-    let result = apply(client).await;
+    let result = apply_between_readers(client).await;
     // The lock ends with the session at the latest: an error here must not hide the one that matters.
     let unlock = client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK_KEY]);
     let _ = unlock.await;
     result
+}
+
+/// A table that somebody reads for long cannot be altered, and while a migration waits for it nobody else gets at it
+/// either: it waits for less time than a gateway does, gives way, and comes again.
+async fn apply_between_readers(client: &mut Client) -> Result<Migrated, MigrationError> {
+    client.batch_execute("SET lock_timeout = '500ms'").await?;
+    for _ in 0..MOST_TRIES {
+        match apply(client).await {
+            Err(error) if error.is_locked() => tokio::time::sleep(BETWEEN_TRIES).await,
+            done => return done,
+        }
+    }
+    apply(client).await
 }
 
 async fn apply(client: &mut Client) -> Result<Migrated, MigrationError> {

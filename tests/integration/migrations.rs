@@ -25,6 +25,46 @@ async fn two_migrations_at_once_both_succeed_and_apply_each_once() {
     migrate().await.expect_code(0);
 }
 
+/// As with `pg_dump`: what waits for a reader keeps everybody else waiting behind it.
+#[tokio::test]
+async fn a_migration_gives_way_while_a_table_is_read() {
+    let bed = TestBed::new().await;
+    bed.db
+        .batch_execute(
+            "DELETE FROM refinery_schema_history WHERE version = 18;
+             CREATE INDEX event_payloads_received_at_idx ON event_payloads (received_at)",
+        )
+        .await
+        .unwrap();
+    let (reader, connection) = tokio_postgres::connect(&bed.owner_url(), tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    reader
+        .batch_execute("BEGIN; SELECT count(*) FROM event_payloads")
+        .await
+        .unwrap();
+    let owner = bed.owner_url();
+    let variables = [("DATABASE_URL", owner.as_str())];
+    let writes = async {
+        bed.until_some("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'relation'")
+            .await;
+        for n in 0..20 {
+            let insert = format!(
+                "SET statement_timeout = '2s'; INSERT INTO webhook_events (id, type) VALUES ('evt_{n}', 'a.b');
+                 INSERT INTO event_payloads (event_id, body) VALUES ('evt_{n}', '')"
+            );
+            bed.db.batch_execute(&insert).await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        reader.batch_execute("COMMIT").await.unwrap();
+    };
+    let (migrated, ()) = tokio::join!(ops_with(&bed, &["migrate"], &variables), writes);
+    migrated.expect_code(0);
+    let applied = "SELECT count(*) FROM refinery_schema_history WHERE version = 18";
+    assert_eq!(bed.count(applied).await, 1);
+}
+
 #[tokio::test]
 async fn the_services_refuse_to_start_without_the_schema_and_say_what_to_do() {
     let bed = TestBed::unmigrated().await;

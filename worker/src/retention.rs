@@ -1,7 +1,7 @@
 //! Retention: removes what is final and old, in small batches. Never an event that is not final, nor one with an open
 //! dead letter; a trigger holds that too.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
 use shared::database::{StoreError, with_client};
@@ -10,13 +10,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::metrics::Metrics;
-use crate::store::retention;
+use crate::store::retention::{self, Place};
 
 const BATCH: i64 = 500;
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Between two full batches, so that live traffic goes first.
 const BREATH: Duration = Duration::from_millis(200);
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Events that were not final when they were looked at are looked at again.
+const BODIES_AGAIN_AFTER: Duration = Duration::from_secs(86_400);
 
 /// Addresses of clients are kept no longer than this.
 const REJECTIONS_AGE: Duration = Duration::from_secs(30 * 86_400);
@@ -36,6 +38,31 @@ pub struct Retention {
     pool: Pool,
     ages: Ages,
     metrics: Metrics,
+    bodies: Bodies,
+}
+
+/// How far the bodies were looked at: events whose bodies are gone stay, and are not looked at each time.
+struct Bodies {
+    from: Place,
+    began_at: Instant,
+}
+
+impl Bodies {
+    fn begin() -> Self {
+        Self {
+            from: Place::first(),
+            began_at: Instant::now(),
+        }
+    }
+
+    /// Goes on behind `last`, or from the beginning after a while.
+    fn go_on(&mut self, last: Option<Place>) {
+        match last {
+            Some(last) => self.from = last,
+            None if self.began_at.elapsed() >= BODIES_AGAIN_AFTER => *self = Self::begin(),
+            None => {}
+        }
+    }
 }
 
 impl Retention {
@@ -45,11 +72,12 @@ impl Retention {
             pool,
             ages,
             metrics,
+            bodies: Bodies::begin(),
         }
     }
 
     /// Prunes until `shutdown`.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
             let pause = match self.run_once().await {
                 Ok(true) => BREATH,
@@ -66,9 +94,10 @@ impl Retention {
     }
 
     /// Prunes a batch of each kind. True when there may be more.
-    pub async fn run_once(&self) -> Result<bool, StoreError> {
+    pub async fn run_once(&mut self) -> Result<bool, StoreError> {
         let Ages { payloads, events } = self.ages;
-        let pruned = with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
+        let bodies = &mut self.bodies;
+        let (pruned, more) = with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
             let mut pruned = vec![
                 (
                     "rejections",
@@ -79,21 +108,26 @@ impl Retention {
                     retention::prune_notices(client, NOTICES_AGE, BATCH).await?,
                 ),
             ];
+            let mut more = false;
             if let Some(age) = payloads {
-                let bodies = retention::prune_payloads(client, age, BATCH).await?;
-                pruned.push(("event_payloads", bodies));
+                let (removed, last) =
+                    retention::prune_payloads(client, age, &bodies.from, BATCH).await?;
+                more = last.is_some();
+                bodies.go_on(last);
+                pruned.push(("event_payloads", removed));
             }
             if let Some(age) = events {
                 let whole = retention::prune_events(client, age, BATCH).await?;
                 pruned.push(("webhook_events", whole));
             }
-            Ok(pruned)
+            Ok((pruned, more))
         })
         .await?;
         for (table, rows) in pruned.iter().filter(|(_, rows)| *rows > 0) {
             info!(table, rows, "pruned");
             self.metrics.pruned(table, *rows);
         }
-        Ok(pruned.iter().any(|(_, rows)| *rows == BATCH.unsigned_abs()))
+        let full = pruned.iter().any(|(_, rows)| *rows == BATCH.unsigned_abs());
+        Ok(more || full)
     }
 }

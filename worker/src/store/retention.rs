@@ -3,26 +3,61 @@
 use std::time::Duration;
 
 use deadpool_postgres::GenericClient;
+use jiff::Timestamp;
 use shared::database::{StoreError, execute, query_opt};
 
-/// Removes the bodies of events that are final for longer than `age`. Returns how many.
+/// A place in the order in which events came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    received_at: Timestamp,
+    id: String,
+}
+
+impl Place {
+    /// Before all events.
+    pub fn first() -> Self {
+        Self {
+            received_at: Timestamp::UNIX_EPOCH,
+            id: String::new(),
+        }
+    }
+}
+
+/// Looks at the next events behind `from` that came longer than `age` ago, `most` at the most, and removes the bodies of
+/// those that are final for as long. Returns how many, and the place of the last event looked at; none where no such
+/// event is left.
 pub async fn prune_payloads(
     client: &impl GenericClient,
     age: Duration,
+    from: &Place,
     most: i64,
-) -> Result<u64, StoreError> {
-    // No body is older than its event.
+) -> Result<(u64, Option<Place>), StoreError> {
     const PRUNE: &str = "
-        WITH old AS (
-            SELECT payload.event_id FROM event_payloads payload
-            JOIN webhook_events event ON event.id = payload.event_id
-            WHERE payload.received_at < now() - make_interval(secs => $1)
-                AND event.state IN ('processed', 'ignored', 'discarded')
+        WITH seen AS (
+            SELECT id, received_at FROM webhook_events
+            WHERE (received_at, id) > ($2, $3) AND received_at < now() - make_interval(secs => $1)
+            ORDER BY received_at, id LIMIT $4
+        ), old AS (
+            SELECT event.id FROM seen JOIN webhook_events event ON event.id = seen.id
+            WHERE event.state IN ('processed', 'ignored', 'discarded')
                 AND event.finished_at < now() - make_interval(secs => $1)
-            LIMIT $2 FOR UPDATE OF event SKIP LOCKED
+            FOR UPDATE OF event SKIP LOCKED
+        ), removed AS (
+            DELETE FROM event_payloads USING old WHERE event_id = old.id RETURNING event_id
         )
-        DELETE FROM event_payloads USING old WHERE event_payloads.event_id = old.event_id";
-    execute(client, PRUNE, &[&age.as_secs_f64(), &most]).await
+        SELECT received_at, id, (SELECT count(*) FROM removed) AS removed FROM seen
+        ORDER BY received_at DESC, id DESC LIMIT 1";
+    let Place { received_at, id } = from;
+    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+        [&age.as_secs_f64(), received_at, id, &most];
+    let Some(row) = query_opt(client, PRUNE, &params).await? else {
+        return Ok((0, None));
+    };
+    let place = Place {
+        received_at: row.get("received_at"),
+        id: row.get("id"),
+    };
+    Ok((row.get::<_, i64>("removed").unsigned_abs(), Some(place)))
 }
 
 /// Removes events that are final for longer than `age`, with body, attempts and resolved dead letters. Returns how many.
