@@ -1,7 +1,8 @@
 //! A TCP proxy in front of a dependency, which cuts it off, freezes it, slows it down or breaks its connections.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -31,6 +32,8 @@ enum Mode {
     Sliced(usize),
     /// So many bytes a second pass each way.
     Narrow(usize),
+    /// No byte passes on connections from before whose client began with these words.
+    Forgotten(&'static str),
 }
 
 /// What all connections listen to.
@@ -116,6 +119,11 @@ impl Proxy {
         self.switch.mode.send_replace(Mode::Narrow(bytes_per_s));
     }
 
+    /// Forgets the connections whose client said `words` when it began, as a firewall does that has too many; new ones pass.
+    pub fn forget(&self, words: &'static str) {
+        self.switch.mode.send_replace(Mode::Forgotten(words));
+    }
+
     /// Lets bytes pass again.
     pub fn open(&self) {
         self.switch.mode.send_replace(Mode::Open);
@@ -144,12 +152,16 @@ async fn connect(mut client: TcpStream, target: String, switch: Arc<Switch>) {
     let Ok(mut server) = TcpStream::connect(target).await else {
         return;
     };
+    let said = Said::default();
+    if let Mode::Forgotten(_) = *mode.borrow() {
+        said.is_later.store(true, Ordering::Relaxed);
+    }
     let reset = {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         tokio::select! {
-            () = pass(from_client, to_server, switch.mode.subscribe(), true) => false,
-            () = pass(from_server, to_client, switch.mode.subscribe(), false) => false,
+            () = pass(from_client, to_server, switch.mode.subscribe(), (true, &said)) => false,
+            () = pass(from_server, to_client, switch.mode.subscribe(), (false, &said)) => false,
             _ = mode.wait_for(|mode| *mode == Mode::Cut) => false,
             _ = resets.changed() => true,
         }
@@ -160,12 +172,35 @@ async fn connect(mut client: TcpStream, target: String, switch: Arc<Switch>) {
     }
 }
 
+/// How a client began.
+#[derive(Default)]
+struct Said {
+    words: Mutex<Vec<u8>>,
+    /// Whether it came after others were forgotten.
+    is_later: AtomicBool,
+}
+
+impl Said {
+    fn note(&self, bytes: &[u8]) {
+        let mut words = self.words.lock().unwrap();
+        if words.len() < 4 * 1024 {
+            words.extend_from_slice(bytes);
+        }
+    }
+
+    fn is_forgotten(&self, name: &str) -> bool {
+        let words = self.words.lock().unwrap();
+        let mut places = words.windows(name.len());
+        !self.is_later.load(Ordering::Relaxed) && places.any(|place| place == name.as_bytes())
+    }
+}
+
 /// Copies as the mode says, until one side ends.
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut mode: watch::Receiver<Mode>,
-    of_client: bool,
+    (of_client, said): (bool, &Said),
 ) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
@@ -180,7 +215,11 @@ async fn pass(
             }
             return;
         };
+        if of_client {
+            said.note(&buffer[..length]);
+        }
         let held = |mode: &Mode| match mode {
+            Mode::Forgotten(name) => said.is_forgotten(name),
             // What was held back when the connection is cut must not slip out.
             Mode::Frozen | Mode::Cut => true,
             Mode::Deaf | Mode::HalfClosed => of_client,

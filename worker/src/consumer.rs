@@ -15,7 +15,7 @@ use lapin::{Channel, Connection, Consumer};
 use shared::backoff::Backoff;
 use shared::broker::{BrokerError, BrokerSettings, Message, within};
 use shared::database::StoreError;
-use shared::health::Health;
+use shared::health::{Health, PROBE_INTERVAL, PROBE_TIMEOUT};
 use shared::lifecycle::sleep_unless;
 use shared::trace_context::TraceContext;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -29,6 +29,8 @@ use crate::recorder::Recorder;
 
 const CONNECTION_NAME: &str = "tollgate-worker-consume";
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// So many in a row end the connection, some 9 s.
+const MAX_MISSED_PROBES: u32 = 3;
 /// How long events in flight may take to end once the worker stops.
 const DRAIN: Duration = Duration::from_secs(15);
 /// Messages handed over in advance for each place: a place that is free has its next event at once.
@@ -98,7 +100,11 @@ impl ConsumerLoop {
                 Ok((connection, mut queues)) => {
                     this.health.set_consuming(true);
                     let opened_at = Instant::now();
-                    this.consume(&mut queues, &in_flight, &shutdown).await;
+                    let probe = queues.probe.clone();
+                    tokio::select! {
+                        () = this.consume(&mut queues, &in_flight, &shutdown) => {}
+                        () = this.watch(&probe) => warn!("consuming ended: the broker does not answer"),
+                    }
                     if shutdown.is_cancelled() {
                         queues.work.cancel().await;
                         queues.dead.cancel().await;
@@ -128,6 +134,7 @@ impl ConsumerLoop {
         let prefetch = self.concurrency.saturating_mul(PREFETCH_PER_PLACE);
         let work = Subscription::open(&connection, topology.fulfillment, prefetch).await?;
         let dead = Subscription::open(&connection, topology.dead, 1).await?;
+        let probe = within(OPEN_TIMEOUT, connection.create_channel()).await?;
         let (settled, to_acknowledge) = mpsc::channel(usize::from(prefetch));
         tasks.spawn(acknowledge(work.channel.clone(), to_acknowledge));
         Ok((
@@ -136,8 +143,23 @@ impl ConsumerLoop {
                 work,
                 dead,
                 settled,
+                probe,
             },
         ))
+    }
+
+    /// Returns when the connection gave no answer several times. A flow that somebody between forgot looks like an empty
+    /// queue, and heartbeats tell only after 20 s.
+    async fn watch(&self, probe: &Channel) {
+        let mut missed = 0;
+        while missed < MAX_MISSED_PROBES {
+            tokio::time::sleep(PROBE_INTERVAL).await;
+            // Anything that the broker answers does; nothing is consumed on this channel.
+            let asked = probe.basic_qos(1, BasicQosOptions::default());
+            let answers = within(PROBE_TIMEOUT, asked).await.is_ok();
+            self.health.set_consuming(answers);
+            missed = if answers { 0 } else { missed + 1 };
+        }
     }
 
     /// Returns when the connection, a queue or the worker ends.
@@ -217,6 +239,7 @@ impl ConsumerLoop {
             work,
             dead,
             settled,
+            ..
         } = queues;
         // Acknowledging ends with the last one who may still settle a message.
         drop(settled);
@@ -259,7 +282,7 @@ impl ConsumerLoop {
         shutdown: &CancellationToken,
     ) -> Verdict {
         let mut backoff = Backoff::reconnect();
-        let mut strikes = 0;
+        let (mut strikes, mut told) = (0, false);
         loop {
             let handled = if is_work {
                 match Message::read_event_id(&delivery.data) {
@@ -277,7 +300,11 @@ impl ConsumerLoop {
                 Ok(Handled::UnknownEvent) => return Verdict::DeadLetter,
                 Ok(Handled::Busy) => {}
                 // No event is at fault, however long it lasts.
-                Err(error @ StoreError::Exhausted(_)) => debug!(%error, "holding a message"),
+                Err(error @ StoreError::Exhausted(_)) => {
+                    if !std::mem::replace(&mut told, true) {
+                        warn!(%error, "holding a message until the database takes writes");
+                    }
+                }
                 // Away, or a lock that took too long: the event waits, it did not fail.
                 Err(error) if error.is_unavailable() || error.is_conflict() => {
                     debug!(%error, "holding a message");
@@ -340,6 +367,8 @@ struct Queues {
     dead: Subscription,
     /// For messages of the work queue that are dealt with.
     settled: mpsc::Sender<Settled>,
+    /// Asked whether the connection still leads anywhere.
+    probe: Channel,
 }
 
 /// A queue being consumed. Its channel closes when this is dropped: acknowledgements need it until the end.

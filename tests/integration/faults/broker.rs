@@ -50,6 +50,25 @@ async fn a_broker_lost_under_way_costs_nothing() {
     bed.check_invariants().await;
 }
 
+/// As a firewall does that keeps too few flows: publishing goes on, so that nothing else would tell.
+#[tokio::test]
+async fn a_consumer_whose_connection_was_forgotten_shows_it_and_consumes_again() {
+    let bed = TestBed::new().await;
+    bed.seed_order("ord_1").await;
+    let (proxy, through) = Proxy::before(&amqp_url()).await;
+    let worker = RunningWorker::start(&bed, &[&format!("--amqp-url={through}")]).await;
+    let gateway = RunningGateway::start(&bed, &[]).await;
+    proxy.forget("tollgate-worker-consume");
+    let id = event_id();
+    assert_eq!(post(gateway.address, body_of(&id)).await.status, 200);
+    until_readyz(worker.admin_address, 503, Duration::from_secs(5)).await;
+    let told = get(worker.admin_address, "/readyz").await.body;
+    assert_eq!(told["broker"], "not consuming", "{told}");
+    until_readyz(worker.admin_address, 200, Duration::from_secs(20)).await;
+    bed.until_state(&id, "processed").await;
+    bed.check_invariants().await;
+}
+
 #[tokio::test]
 async fn a_frozen_broker_does_not_slow_an_answer_and_shows_in_readiness() {
     let bed = TestBed::new().await;
