@@ -183,6 +183,21 @@ async fn a_mail_server_that_is_slow_delays_no_order() {
 }
 
 #[tokio::test]
+async fn a_worker_that_stops_waits_for_what_a_slow_mail_server_has_taken() {
+    let (bed, server) = (TestBed::new().await, MailServer::start().await);
+    server.pause(Duration::from_secs(7));
+    pay(&bed).await;
+    let worker = RunningWorker::start(&bed, &[&format!("--smtp-url={}", server.url())]).await;
+    eventually("a mail that was taken", async || {
+        (!server.mails().is_empty()).then_some(())
+    })
+    .await;
+    worker.stop().await.unwrap();
+    let sent = "SELECT count(*) FROM emails WHERE status = 'sent'";
+    assert_eq!(bed.count(sent).await, 1);
+}
+
+#[tokio::test]
 async fn a_mail_server_that_never_answers_is_given_up_and_tried_again() {
     let (bed, server) = (TestBed::new().await, MailServer::start().await);
     server.stall(1);

@@ -235,11 +235,27 @@ async fn what_is_not_for_us_is_ignored() {
         .status,
         200
     );
+    let unhandled = event_id();
+    let body = event(&unhandled, "some.new.type", &json!({}));
+    let body = body.replace("\"livemode\": false", "\"livemode\": true");
+    assert_eq!(post(gateway.address, body).await.status, 200);
+    // Of an invoice, which tells by itself what became of it.
+    let mut renewal = payment_intent("nobody");
+    (renewal["metadata"], renewal["invoice"]) = (json!({}), "in_1".into());
+    let mut renewals = Vec::new();
+    for event_type in ["succeeded", "payment_failed", "canceled"] {
+        renewals.push(send(&gateway, &format!("payment_intent.{event_type}"), &renewal).await);
+    }
+    let renewals = renewals.iter().map(|id| (id, "of_an_invoice"));
     for (id, reason) in [
         (&unknown, "no_handler"),
         (&unpaid, "not_paid_yet"),
         (&live, "wrong_mode"),
-    ] {
+        (&unhandled, "wrong_mode"),
+    ]
+    .into_iter()
+    .chain(renewals)
+    {
         bed.until_state(id, "ignored").await;
         let row = bed
             .row(

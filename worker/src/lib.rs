@@ -61,6 +61,8 @@ const APPLICATION: &str = "tollgate-worker";
 const HELPER_CONNECTIONS: usize = 13;
 const DATABASE_WAIT: Duration = Duration::from_secs(5);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(8);
+/// Mails under way may take so long when the worker is stopped: longer than sending one may.
+const MAILS_END: Duration = Duration::from_secs(18);
 
 /// Why the worker cannot start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -137,10 +139,22 @@ impl Worker {
         if !schema_is_current(&probe_pool, &shutdown).await? {
             return Ok(());
         }
-        let consumer = start(config, registry, &health, &mut background, &shutdown);
-        let announce = announce_drain(health, shutdown.clone());
+        let mails_ended = CancellationToken::new();
+        let consumer = start(
+            config,
+            registry,
+            &health,
+            &mut background,
+            (&shutdown, &mails_ended),
+        );
+        let drained = async {
+            shutdown.cancelled().await;
+            health.set_draining();
+            // What a slow mail server took without saying so yet would be sent again.
+            let _ = tokio::time::timeout(MAILS_END, mails_ended.cancelled()).await;
+        };
         let worked = tokio::select! {
-            (_, ()) = async { tokio::join!(announce, consumer.run(shutdown)) } => Ok(()),
+            ((), ()) = async { tokio::join!(drained, consumer.run(shutdown.clone())) } => Ok(()),
             () = background.one_ended() => Err(Fault::TaskEnded),
         };
         // Relay, rescue and mailer end between two rounds; what they leave, another worker takes.
@@ -155,7 +169,7 @@ fn start(
     registry: Registry,
     health: &Health,
     background: &mut Background,
-    shutdown: &CancellationToken,
+    (shutdown, mails_ended): (&CancellationToken, &CancellationToken),
 ) -> ConsumerLoop {
     let (token, metrics) = (background.token(), Metrics::new());
     let pool = pool(
@@ -184,9 +198,10 @@ fn start(
         config.mail_from,
         metrics.clone(),
     );
-    let stop_mails = shutdown.clone();
+    let (stop_mails, mails_ended) = (shutdown.clone(), mails_ended.clone());
     background.spawn(async move {
         mailer.run(stop_mails).await;
+        mails_ended.cancel();
         token.cancelled().await;
     });
     background.spawn(Replayer::new(pool.clone(), &worker_name(), wake).run(background.token()));
@@ -232,11 +247,6 @@ fn start_upkeep(config: &Config, pool: &Pool, metrics: &Metrics, background: &mu
     let mail = (config.outlet.clone(), config.mail_from.clone());
     let sender = Sender::new(pool.clone(), alerts.clone(), mail, metrics.clone());
     background.spawn(sender.run(token));
-}
-
-async fn announce_drain(health: Health, shutdown: CancellationToken) {
-    shutdown.cancelled().await;
-    health.set_draining();
 }
 
 fn pool(config: &Config, size: usize, wait: Duration) -> Pool {

@@ -110,10 +110,17 @@ impl Processor {
     }
 
     async fn attempt(&self, event_id: &str, trace: &TraceContext) -> Result<Handled, StoreError> {
-        with_client(&self.pool, ATTEMPT_TIMEOUT, async |client| {
+        let result = with_client(&self.pool, ATTEMPT_TIMEOUT, async |client| {
             self.attempt_with(client, event_id, trace).await
         })
-        .await
+        .await;
+        // A probe only reads: it does not see that a disk is full.
+        match &result {
+            Ok(_) => self.health.note_write(None),
+            Err(error @ StoreError::Exhausted(_)) => self.health.note_write(Some(error)),
+            Err(_) => {}
+        }
+        result
     }
 
     async fn attempt_with(
@@ -166,13 +173,16 @@ impl Processor {
         locked: &LockedEvent,
     ) -> Result<Outcome, Failure> {
         let event = &locked.event;
-        let Some((_, handler)) = self.registry.find(&event.event_type) else {
-            return Ok(Outcome::Ignored("no_handler"));
-        };
-        if locked.livemode != Some(self.livemode) {
+        let handler = self.registry.find(&event.event_type);
+        // An event that does not tell its mode is of the other one where something would be done.
+        let is_of_ours = locked.livemode == Some(self.livemode);
+        if !is_of_ours && (locked.livemode.is_some() || handler.is_some()) {
             self.metrics.wrong_mode();
             return Ok(Outcome::Ignored("wrong_mode"));
         }
+        let Some((_, handler)) = handler else {
+            return Ok(Outcome::Ignored("no_handler"));
+        };
         let handling = AssertUnwindSafe(async {
             let result = handler.handle(event, tx).await;
             shared::failpoint!("worker.in_handler", &event.id);

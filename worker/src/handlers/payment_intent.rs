@@ -11,7 +11,7 @@ use shared::orders::store::creation::Buyer;
 use shared::orders::{Fact, News, cart};
 
 use super::{Failure, Handler, Orders, Outcome};
-use crate::event::{Event, order_ids, proper};
+use crate::event::{Event, link, order_ids, proper};
 
 #[derive(Deserialize)]
 struct PaymentIntent {
@@ -28,6 +28,9 @@ struct PaymentIntent {
     cancellation_reason: Value,
     #[serde(default)]
     receipt_email: Value,
+    /// In subscriptions, up to API version 2025-03-31.
+    #[serde(default)]
+    invoice: Value,
 }
 
 impl PaymentIntent {
@@ -36,6 +39,23 @@ impl PaymentIntent {
             ids: order_ids(&self.metadata).collect(),
             references: vec![self.id.clone()],
         }
+    }
+
+    /// Brings the news to the order. A renewal has none: what became of it is told by the invoice's own events.
+    async fn tell(
+        &self,
+        orders: Orders,
+        tx: &Transaction<'_>,
+        news: News,
+    ) -> Result<Outcome, Failure> {
+        let (key, fact) = (self.order_key(), self.fact(news));
+        if link(&self.invoice).is_none() || !key.ids.is_empty() {
+            return orders.apply(tx, &key, &fact).await;
+        }
+        Ok(match orders.apply_if_known(tx, &key, &fact).await? {
+            true => Outcome::Processed,
+            false => Outcome::Ignored("of_an_invoice"),
+        })
     }
 
     fn fact(&self, news: News) -> Fact {
@@ -68,8 +88,7 @@ impl Handler for Succeeded {
             let intent: PaymentIntent = event.object()?;
             let received = intent.amount_received.unwrap_or(intent.amount);
             let received = Money::new(received, intent.currency.to_lowercase());
-            let fact = intent.fact(News::Succeeded(received));
-            self.0.apply(tx, &intent.order_key(), &fact).await
+            intent.tell(self.0, tx, News::Succeeded(received)).await
         }
         .boxed()
     }
@@ -86,8 +105,8 @@ impl Handler for PaymentFailed {
     ) -> BoxFuture<'a, Result<Outcome, Failure>> {
         async move {
             let intent: PaymentIntent = event.object()?;
-            let fact = intent.fact(News::Failed(intent.failure_reason()));
-            self.0.apply(tx, &intent.order_key(), &fact).await
+            let news = News::Failed(intent.failure_reason());
+            intent.tell(self.0, tx, news).await
         }
         .boxed()
     }
@@ -148,11 +167,11 @@ impl Handler for Canceled {
                 .as_str()
                 .unwrap_or("no reason given");
             let reason = format!("the payment was cancelled: {}", why.replace('\0', ""));
-            let fact = intent.fact(News::Closed {
+            let news = News::Closed {
                 reason,
                 failed: false,
-            });
-            self.0.apply(tx, &intent.order_key(), &fact).await
+            };
+            intent.tell(self.0, tx, news).await
         }
         .boxed()
     }
