@@ -632,6 +632,32 @@ async fn a_course_bought_straight_away_is_bought_once() {
     bed.check_invariants().await;
 }
 
+/// Two orders of one buyer pay for the same course. The second one is paid twice, which is for a person; the buyer is
+/// entitled by it all the same when the first one is refunded.
+#[tokio::test]
+async fn a_course_is_kept_by_an_order_that_a_person_still_looks_at() {
+    let bed = TestBed::new().await;
+    let order = |id: &str| json!({ "id": id, "user_id": "u_1", "email": "a@example.com", "items": [{ "product": "rust", "quantity": 1 }] });
+    bed.seed(&json!({ "products": [{ "id": "rust", "kind": "course", "name": "Rust", "unit_amount_cents": 5000,
+        "currency": "usd" }], "orders": [order("one"), order("two")] }))
+    .await;
+    let (gateway, _worker) = start(&bed, &[]).await;
+    let paid = "payment_intent.succeeded";
+    for intent in [payment_intent("one"), payment_intent("two")] {
+        process(&bed, &gateway, paid, &intent).await;
+    }
+    let mut again = payment_intent("two");
+    again["id"] = "pi_again".into();
+    process(&bed, &gateway, paid, &again).await;
+    let orders = "SELECT string_agg(status, ' ' ORDER BY id) FROM orders";
+    assert_eq!(bed.text(orders).await, "paid review");
+    process(&bed, &gateway, "charge.refunded", &charge("one", 5_000)).await;
+    assert_eq!(bed.text(orders).await, "refunded review");
+    let purchases = "SELECT string_agg(concat_ws(' ', user_id, course_id, order_id), ', ') FROM course_purchases";
+    assert_eq!(bed.text(purchases).await, "u_1 rust two");
+    bed.check_invariants().await;
+}
+
 #[tokio::test]
 async fn a_landing_page_that_races_the_webhook_finds_the_same_purchase() {
     let bed = TestBed::new().await;

@@ -154,7 +154,8 @@ async fn lock_courses(tx: &Transaction<'_>, user_id: &str) -> Result<(), StoreEr
     Ok(())
 }
 
-/// The order's courses are taken back, unless the buyer paid for them with another order too.
+/// The order's courses are taken back, unless the buyer paid for them with another order too, whatever else a person
+/// still has to decide about that one: it is entitled as `Order::entitlement` says.
 async fn take_courses(tx: &Transaction<'_>, order_id: &str) -> Result<(), StoreError> {
     const BUYER: &str = "SELECT user_id FROM orders WHERE id = $1 AND user_id IS NOT NULL";
     const TAKE: &str =
@@ -163,7 +164,9 @@ async fn take_courses(tx: &Transaction<'_>, order_id: &str) -> Result<(), StoreE
         INSERT INTO course_purchases (user_id, course_id, order_id)
         SELECT other.user_id, item.product_id, other.id
         FROM orders other JOIN order_items item ON item.order_id = other.id
-        WHERE other.user_id = $1 AND item.product_id = $2 AND other.status = 'paid' AND other.id <> $3
+        WHERE other.user_id = $1 AND item.product_id = $2 AND other.id <> $3 AND NOT other.unfulfillable
+            AND EXISTS (SELECT FROM payments WHERE order_id = other.id AND succeeded AND dispute <> 'lost'
+                AND NOT (refunded_cents > 0 AND refunded_cents >= amount_cents))
         LIMIT 1 ON CONFLICT (user_id, course_id) DO NOTHING";
     let Some(buyer) = query_opt(tx, BUYER, &[&order_id]).await? else {
         return Ok(());
