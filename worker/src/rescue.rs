@@ -7,7 +7,7 @@ use deadpool_postgres::Pool;
 use shared::database::{StoreError, with_client};
 use shared::lifecycle::sleep_unless;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::metrics::Metrics;
 use crate::store::events;
@@ -43,7 +43,7 @@ impl Rescue {
                 Ok(rescued) if rescued == BATCH.unsigned_abs() => Duration::ZERO,
                 Ok(_) => interval,
                 Err(error) => {
-                    debug!(%error, "the rescue waits");
+                    warn!(%error, "the rescue waits");
                     interval
                 }
             };
@@ -53,14 +53,15 @@ impl Rescue {
     /// Rescues a batch, and returns how many events it was.
     pub async fn run_once(&self) -> Result<u64, StoreError> {
         let after = self.after.mul_f64(0.9);
-        let (rescued, backlog) = with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
-            Ok((
-                events::rescue(client, after, BATCH).await?,
-                events::backlog(client).await?,
-            ))
+        let backlog = with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
+            events::backlog(client).await
         })
         .await?;
         self.metrics.backlog(backlog.events, backlog.oldest_s);
+        let rescued = with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
+            events::rescue(client, after, BATCH).await
+        })
+        .await?;
         if rescued > 0 {
             warn!(
                 events = rescued,

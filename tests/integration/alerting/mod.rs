@@ -154,16 +154,89 @@ async fn each_rule_fires_once_and_resolves_by_mail_of_one_of_two_workers() {
     assert!(to.contains("ops@example.com") && to.contains("on-call@example.com"));
 }
 
+const RAISE: &str =
+    "INSERT INTO alerts (kind, key, message) VALUES ('amount_mismatch', 'evt_x', 'looked at')";
+
+/// Two events are usual at this hour, and none before: nothing is missed yet, however long nothing came.
 #[tokio::test]
-async fn silence_at_a_busy_hour_is_an_alert_by_a_signed_hook_that_repeats() {
+async fn an_hour_in_which_events_begin_is_not_silent_since_before() {
     let bed = TestBed::new().await;
     let mail = MailServer::start().await;
-    // One event a minute at this hour, and the next, of each week before; none for twenty minutes.
     bed.db
         .batch_execute(
             "INSERT INTO webhook_events (id, type, state, received_at, finished_at)
              SELECT format('evt_%s_%s', week, n), 'a.b', 'ignored', at, at
-             FROM generate_series(1, 4) week, generate_series(0, 119) n,
+             FROM generate_series(1, 4) week, generate_series(1, 2) n,
+                LATERAL (SELECT date_trunc('hour', now()) - week * interval '7 days' + n * interval '20 minutes' AS at) AS t;
+             INSERT INTO webhook_events (id, type, state, received_at, finished_at)
+             VALUES ('evt_last', 'a.b', 'ignored', now() - interval '5 hours', now())",
+        )
+        .await
+        .unwrap();
+    bed.db.batch_execute(RAISE).await.unwrap();
+    let _worker = worker(&bed, &mail, &[]).await;
+    until_mailed(&mail, "[decide] amount_mismatch: looked at").await;
+    let states = "SELECT count(*) FROM alert_states WHERE rule = 'silence'";
+    assert_eq!(bed.count(states).await, 0);
+}
+
+/// Where every event fails and is retried, none is dead for minutes.
+#[tokio::test]
+async fn many_events_that_fail_and_are_retried_are_a_backlog() {
+    let bed = TestBed::new().await;
+    let mail = MailServer::start().await;
+    let retried = |numbers: &str| {
+        format!(
+            "INSERT INTO webhook_events (id, type, state, attempts, last_error, due_at, received_at)
+             SELECT 'evt_' || n, 'a.b', 'retrying', 1, 'e', now() + interval '1 hour', now() - interval '2 minutes'
+             FROM generate_series({numbers}) n"
+        )
+    };
+    bed.db.batch_execute(&retried("1, 5")).await.unwrap();
+    bed.db.batch_execute(RAISE).await.unwrap();
+    let _worker = worker(&bed, &mail, &[]).await;
+    until_mailed(&mail, "[decide] amount_mismatch: looked at").await;
+    assert_eq!(mails(&mail, "backlog_age"), 0);
+    bed.db.batch_execute(&retried("6, 6")).await.unwrap();
+    until_mailed(&mail, "[firing] backlog_age").await;
+    let processed = "UPDATE webhook_events SET state = 'processed', due_at = NULL, finished_at = now() WHERE id IN ('evt_1', 'evt_2')";
+    bed.db.batch_execute(processed).await.unwrap();
+    until_mailed(&mail, "[resolved] backlog_age").await;
+}
+
+#[tokio::test]
+async fn reconciliations_that_fail_are_an_alert_until_any_one_succeeds() {
+    let bed = TestBed::new().await;
+    let mail = MailServer::start().await;
+    bed.db
+        .batch_execute(
+            "INSERT INTO reconciliations (started_by, scheduled, since, state, error, finished_at)
+             SELECT 'test', true, now(), 'failed', 'no answer', now() FROM generate_series(1, 3)",
+        )
+        .await
+        .unwrap();
+    let _worker = worker(&bed, &mail, &[]).await;
+    until_mailed(&mail, "[firing] reconciliation").await;
+    bed.db
+        .batch_execute(
+            "INSERT INTO reconciliations (started_by, scheduled, since, started_at, state, finished_at)
+             VALUES ('ann', false, now(), clock_timestamp(), 'finished', now())",
+        )
+        .await
+        .unwrap();
+    until_mailed(&mail, "[resolved] reconciliation").await;
+}
+
+#[tokio::test]
+async fn silence_at_a_busy_hour_is_an_alert_by_a_signed_hook_that_repeats() {
+    let bed = TestBed::new().await;
+    let mail = MailServer::start().await;
+    // One event a minute at this hour, and those beside it, of each week before; none for twenty minutes.
+    bed.db
+        .batch_execute(
+            "INSERT INTO webhook_events (id, type, state, received_at, finished_at)
+             SELECT format('evt_%s_%s', week, n), 'a.b', 'ignored', at, at
+             FROM generate_series(1, 4) week, generate_series(-60, 119) n,
                 LATERAL (SELECT date_trunc('hour', now()) - week * interval '7 days' + n * interval '1 minute' AS at) AS t;
              INSERT INTO webhook_events (id, type, state, received_at, finished_at)
              VALUES ('evt_last', 'a.b', 'ignored', now() - interval '20 minutes', now())",

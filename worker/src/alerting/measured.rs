@@ -36,7 +36,7 @@ pub struct Measured {
     pub payments: Vec<Group>,
     /// Groups that were resolved, with what died since.
     pub recurred: Vec<Group>,
-    /// Seconds that the oldest new event waits for its first attempt.
+    /// Seconds that the oldest event waits which was not replayed; of those that are retried a few do not count.
     pub backlog_age_s: f64,
     /// What gateways refused as not signed by Stripe.
     pub unverified: Vec<Unverified>,
@@ -44,10 +44,11 @@ pub struct Measured {
     pub wrong_mode: i64,
     /// Events whose message was lost within a day, up to [`MOST_COUNTED`].
     pub rescued: i64,
-    /// Scheduled reconciliations that failed since the last one that did not.
+    /// Scheduled reconciliations that failed since the last one, scheduled or not, that did not.
     pub failed_reconciliations: i64,
     /// Seconds since the last event that Stripe delivered.
     pub quiet_s: Option<f64>,
-    /// Seconds between delivered events at this hour of the week, in the last four weeks; not looked at while events come.
+    /// Seconds between delivered events at the silence's hours of the week, in the last four weeks; not looked at while
+    /// events come.
     pub usual_gap_s: Option<f64>,
 }

@@ -9,6 +9,8 @@ const MANY_FAILURES: i64 = 5;
 const NAMED_GROUPS: usize = 3;
 const BACKLOG_WARN_S: f64 = 60.0;
 const BACKLOG_PAGE_S: f64 = 300.0;
+/// So many events that are retried are no backlog yet.
+pub const FEW_RETRIED: i64 = 5;
 /// More webhooks that cannot be verified within five minutes are an alert.
 const MANY_UNVERIFIED: i64 = 20;
 /// The cause of webhooks that are signed with a secret that was replaced.
@@ -216,7 +218,7 @@ fn silence(measured: &Measured, known: &[Known]) -> Option<Firing> {
     let quiet = measured.quiet_s.filter(|quiet| *quiet > LEAST_QUIET_S)?;
     let unusual = |gap: &f64| quiet > gap * QUIET_FACTOR;
     let text = match measured.usual_gap_s.filter(unusual) {
-        Some(gap) => format!("no event arrives; at this hour one comes every {gap:.0} s"),
+        Some(gap) => format!("no event arrives; at this time one usually comes every {gap:.0} s"),
         None if has_fired(known, "silence", "") => "no event arrives".to_owned(),
         None => return None,
     };

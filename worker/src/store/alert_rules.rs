@@ -5,7 +5,7 @@ use shared::database::{StoreError, query, query_opt};
 use tokio_postgres::Row;
 
 use crate::alerting::measured::{Group, MOST_COUNTED, Measured, Unverified};
-use crate::alerting::rules::LEAST_QUIET_S;
+use crate::alerting::rules::{FEW_RETRIED, LEAST_QUIET_S};
 
 /// All that the rules look at. Each query reads a bounded number of rows, however many there are.
 pub async fn measure(tx: &Transaction<'_>, livemode: bool) -> Result<Measured, StoreError> {
@@ -85,21 +85,28 @@ async fn unverified(tx: &Transaction<'_>) -> Result<Vec<Unverified>, StoreError>
 }
 
 async fn numbers(tx: &Transaction<'_>, livemode: bool) -> Result<Measured, StoreError> {
-    // What waits is found by when its message went out, of which there is an index of its own.
+    // What waits is found by when its message went out, of which there is an index of its own. Retried events count from
+    // the sixth on: a few are their own fault, more are everybody's.
     const NUMBERS: &str = "
-        SELECT (SELECT extract(epoch FROM now() - min(received_at))::float8 FROM (
+        WITH waiting AS (
+            SELECT received_at, state FROM (
                 SELECT received_at, state, budget_from FROM webhook_events WHERE state IN ('received', 'retrying')
-                ORDER BY rescue_from LIMIT 10000) AS waiting
-                WHERE state = 'received' AND budget_from = 0) AS backlog_age_s,
+                ORDER BY rescue_from LIMIT 10000) AS first
+            WHERE budget_from = 0
+        )
+        SELECT extract(epoch FROM now() - least(
+                (SELECT min(received_at) FROM waiting WHERE state = 'received'),
+                (SELECT received_at FROM waiting WHERE state = 'retrying' ORDER BY received_at OFFSET $3 LIMIT 1)
+            ))::float8 AS backlog_age_s,
             (SELECT count(*) FROM (SELECT FROM webhook_events
                 WHERE state = 'ignored' AND livemode = NOT $1 AND received_at > now() - interval '1 hour' LIMIT 1) AS one)
                 AS wrong_mode,
             (SELECT count(*) FROM (SELECT FROM webhook_events
                 WHERE rescues > 0 AND rescue_from > now() - interval '1 day' LIMIT $2) AS few) AS rescued,
             (SELECT count(*) FROM (SELECT FROM reconciliations WHERE scheduled AND state = 'failed' AND started_at > coalesce(
-                (SELECT max(started_at) FROM reconciliations WHERE scheduled AND state = 'finished'), '-infinity')
+                (SELECT max(started_at) FROM reconciliations WHERE state = 'finished'), '-infinity')
                 LIMIT 3) AS few) AS failed_reconciliations";
-    let numbers = query_opt(tx, NUMBERS, &[&livemode, &MOST_COUNTED])
+    let numbers = query_opt(tx, NUMBERS, &[&livemode, &MOST_COUNTED, &FEW_RETRIED])
         .await?
         .ok_or(StoreError::Rejected("numbers without a row"))?;
     let age: Option<f64> = numbers.get("backlog_age_s");
@@ -112,19 +119,27 @@ async fn numbers(tx: &Transaction<'_>, livemode: bool) -> Result<Measured, Store
     })
 }
 
-/// How long Stripe has delivered nothing, and after a while also how often it does at this hour. What reconciling
+/// How long Stripe has delivered nothing, and after a while also how often it does at such a time. What reconciling
 /// imported is no delivery, unless its webhook came too.
 async fn silence(tx: &Transaction<'_>) -> Result<(Option<f64>, Option<f64>), StoreError> {
-    // A usual hour is counted up to one event a second: less often matters only.
+    // Each hour of the silence, of the last day at the most, is held against the same hour four weeks long, by the share
+    // of it that was silent: traffic that begins with an hour is not missed before it. An hour is counted up to one event
+    // in nine seconds: less often matters only.
     const SILENCE: &str = "
         SELECT quiet_s, CASE WHEN quiet_s > $1 THEN (
-            SELECT 14400 / nullif(sum(came), 0)::float8 FROM generate_series(1, 4) week, LATERAL (
+            SELECT least(quiet_s, 86400) * 4 / nullif(sum(hour.share * few.came), 0) FROM (
+                SELECT starts, extract(epoch FROM least(now(), starts + interval '1 hour')
+                    - greatest(starts, now() - least(quiet_s, 86400) * interval '1 second'))::float8 / 3600 AS share
+                FROM (SELECT date_trunc('hour', now()) - ago * interval '1 hour' AS starts
+                    FROM generate_series(0, 24) ago) AS hours OFFSET 0
+            ) AS hour, generate_series(1, 4) week, LATERAL (
                 SELECT count(*) AS came FROM (
                     SELECT FROM webhook_events event LEFT JOIN reconciled_events ON event_id = event.id
-                    WHERE received_at >= date_trunc('hour', now()) - week * interval '7 days'
-                        AND received_at < date_trunc('hour', now()) - week * interval '7 days' + interval '1 hour'
+                    WHERE received_at >= hour.starts - week * interval '7 days'
+                        AND received_at < hour.starts - week * interval '7 days' + interval '1 hour'
                         AND (event_id IS NULL OR deliveries > 1)
-                    LIMIT 3600) AS few) AS hour) END AS usual_gap_s
+                    LIMIT 400) AS counted) AS few
+            WHERE hour.share > 0) END AS usual_gap_s
         FROM (SELECT extract(epoch FROM now() - coalesce((
                 SELECT received_at FROM (
                     SELECT id, received_at, deliveries FROM webhook_events ORDER BY received_at DESC, id DESC LIMIT 10000)
