@@ -10,8 +10,8 @@ use crate::store::{audit, dead_letters};
 
 /// More at once needs `--force`.
 pub const MOST: i64 = 10_000;
-/// Ids named in one audit entry.
-const MOST_IN_AUDIT: usize = 1_000;
+/// Ids named in one audit entry: more are named in further ones.
+const MOST_IN_ENTRY: usize = 1_000;
 
 /// More than [`MOST`] need `force`; more than `max` are never taken.
 pub fn check_cap(count: i64, max: Option<i64>, force: bool) -> Result<(), OpsError> {
@@ -39,15 +39,16 @@ pub async fn discard(
     if discarded.is_empty() {
         return Ok(Vec::new());
     }
-    let named = &discarded[..discarded.len().min(MOST_IN_AUDIT)];
-    let ids: Vec<String> = named.iter().map(|letter| letter.id.to_string()).collect();
-    let events: Vec<&String> = named
-        .iter()
-        .filter_map(|letter| letter.event_id.as_ref())
-        .collect();
-    let details = json!({ "filter": filter, "matched": most, "done": discarded.len(), "ids": ids, "event_ids": events });
     let Accountable { actor, reason } = accountable;
-    audit::note(&tx, actor, "dead_letters.discard", reason, &details).await?;
+    for named in discarded.chunks(MOST_IN_ENTRY) {
+        let ids: Vec<String> = named.iter().map(|letter| letter.id.to_string()).collect();
+        let events: Vec<&String> = named
+            .iter()
+            .filter_map(|letter| letter.event_id.as_ref())
+            .collect();
+        let details = json!({ "filter": filter, "matched": most, "done": discarded.len(), "ids": ids, "event_ids": events });
+        audit::note(&tx, actor, "dead_letters.discard", reason, &details).await?;
+    }
     tx.commit().await?;
     Ok(discarded
         .iter()

@@ -18,11 +18,12 @@ mod timeline;
 mod triage;
 
 use clap::{Parser, Subcommand};
-use deadpool_postgres::{Object, Pool};
+use deadpool_postgres::{Object, Pool, PoolError};
 use shared::database::{self, Durability, PoolSettings};
 use shared::settings::database_url;
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio_postgres::error::SqlState;
 
 pub use error::OpsError;
 use output::Output;
@@ -44,6 +45,9 @@ pub struct Cli {
     /// Print a line of JSON for each item
     #[arg(long, global = true)]
     ndjson: bool,
+    /// Print tables, as without any of these
+    #[arg(long, global = true, conflicts_with_all = ["json", "ndjson"])]
+    table: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -142,8 +146,7 @@ pub struct Database(Option<String>);
 impl Database {
     /// A connection.
     pub async fn connect(&self) -> Result<Object, OpsError> {
-        let client = self.pool(1)?.get().await;
-        Ok(client.map_err(database::StoreError::from)?)
+        self.pool(1)?.get().await.map_err(refused_or_away)
     }
 
     /// So many connections.
@@ -170,5 +173,21 @@ impl Database {
     /// Whether it was said where the database is.
     pub fn is_known(&self) -> bool {
         self.0.as_deref().is_some_and(|raw| !raw.trim().is_empty())
+    }
+}
+
+/// A server that refuses this user answers: another try would not help.
+fn refused_or_away(error: PoolError) -> OpsError {
+    let code = match &error {
+        PoolError::Backend(cause) => cause.code().map(SqlState::code),
+        _ => None,
+    };
+    let refused = code.is_some_and(|code| {
+        code.starts_with("28") || code == SqlState::INSUFFICIENT_PRIVILEGE.code()
+    });
+    let text = database::StoreError::from(error);
+    match refused {
+        true => OpsError::NotPermitted(text.to_string()),
+        false => text.into(),
     }
 }

@@ -52,14 +52,22 @@ impl Output {
         match self {
             Self::Text => {
                 print_line(text(items).trim_end())?;
-                if let Some(next) = next {
-                    note(format_args!("more: --cursor {next}"));
-                }
+                note_more(next);
                 Ok(())
             }
             Self::Json => print_line(&object([(name, json(&items)), ("next", json(&next))])),
-            Self::Ndjson => items.iter().try_for_each(print_item),
+            Self::Ndjson => {
+                items.iter().try_for_each(print_item)?;
+                note_more(next);
+                Ok(())
+            }
         }
+    }
+}
+
+fn note_more(next: Option<String>) {
+    if let Some(next) = next {
+        note(format_args!("more: --cursor {next}"));
     }
 }
 

@@ -43,7 +43,7 @@ const KEYS: [&str; 29] = [
     "user_agent",
 ];
 /// And under keys that end so.
-const ENDS: [&str; 10] = [
+const ENDS: [&str; 12] = [
     "_secret",
     "_email",
     "_name",
@@ -53,6 +53,8 @@ const ENDS: [&str; 10] = [
     "_url",
     "_number",
     "_ip",
+    "_tax_id",
+    "_tax_ids",
     "last4",
 ];
 /// Of `metadata` only these are shown.
@@ -84,9 +86,13 @@ fn is_covered(key: &str, in_metadata: bool) -> bool {
         || key.starts_with("ip_")
 }
 
-/// Whether a text holds an address of a person or what lets its owner in, whatever its key is. Escapes may hide either.
-fn tells(raw: &str) -> bool {
-    let text: String = serde_json::from_str(raw).unwrap_or_default();
+/// Whether a JSON string tells something by itself. Escapes may hide it.
+fn string_tells(raw: &str) -> bool {
+    tells(&serde_json::from_str::<String>(raw).unwrap_or_default())
+}
+
+/// Whether a text holds an address of a person or what lets its owner in, whatever its key is.
+pub fn tells(text: &str) -> bool {
     let is_address = |word: &str| {
         word.split_once('@').is_some_and(|(name, host)| {
             !name.is_empty() && host.trim_end_matches('.').contains('.')
@@ -111,7 +117,7 @@ impl<'a> Scanner<'a> {
             b'[' => self.items(covered, in_metadata),
             b'"' => {
                 let raw = self.string()?;
-                self.copy(if tells(raw) { COVER } else { raw }, covered);
+                self.copy(if string_tells(raw) { COVER } else { raw }, covered);
                 Some(())
             }
             _ => {
@@ -272,6 +278,10 @@ mod tests {
             (
                 r#"{"description":"for jane@example.com, twice","x":["pi_1_secret_2","a @ b","\u0061@b.co"]}"#,
                 r#"{"description":"[redacted]","x":["[redacted]","a @ b","[redacted]"]}"#,
+            ),
+            (
+                r#"{"customer_tax_ids":[{"type":"eu_vat","value":"DE1"}],"customer_tax_exempt":"none"}"#,
+                r#"{"customer_tax_ids":"[redacted]","customer_tax_exempt":"none"}"#,
             ),
             (
                 r#"{"evidence":{"a":1},"custom_fields":[{"text":{"value":"x"}}],"client_ip":"1","dynamic_last4":"1"}"#,

@@ -47,7 +47,7 @@ pub async fn retry(
             "{id} changed meanwhile: look at it again"
         )));
     }
-    let details = json!({ "event_ids": [id], "state_before": event.state });
+    let details = json!({ "event_ids": [id], "state_before": event.state, "force": force });
     let Accountable { actor, reason } = accountable;
     audit::note(&tx, actor, "event.retry", reason, &details).await?;
     tx.commit().await?;

@@ -10,6 +10,7 @@ pub mod failpoint;
 pub mod health;
 pub mod http;
 pub mod https;
+pub mod json;
 pub mod lifecycle;
 pub mod migrations;
 pub mod money;

@@ -36,12 +36,7 @@ impl Event {
     /// Reads `data.object`.
     pub fn object<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         let body: Body<T> = serde_json::from_slice(&self.body).map_err(|error| {
-            // serde's own words quote the value, which may be anybody's.
-            let (line, column) = (error.line(), error.column());
-            let message = format!(
-                "data.object: {:?} error at line {line} column {column}",
-                error.classify()
-            );
+            let message = format!("data.object: {}", shared::json::describe(&error));
             Failure::permanent("invalid_payload", message)
         })?;
         Ok(body.data.object)

@@ -2,8 +2,8 @@
 //! of workers share a replay: each step holds the replay's row, so that the next step may be anybody's, and a worker
 //! that dies leaves nothing half done.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Object, Pool, Transaction};
 use jiff::{SignedDuration, Timestamp};
@@ -28,12 +28,16 @@ const WATCHED: i64 = 50;
 const LEAST_PACE: SignedDuration = SignedDuration::from_secs(1);
 /// Replayed events that may wait for their first attempt, whatever the rate.
 const LEAST_ROOM: i64 = 10;
+/// With more events in flight than these their outcomes are looked for less often.
+const MANY_IN_FLIGHT: i32 = 1_000;
+const SETTLE_MANY_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs replays.
 pub struct Replayer {
     pool: Pool,
     worker: String,
     wake: Arc<Notify>,
+    settled_at: Mutex<Option<Instant>>,
 }
 
 impl Replayer {
@@ -43,6 +47,7 @@ impl Replayer {
             pool,
             wake,
             worker: format!("worker {worker}"),
+            settled_at: Mutex::new(None),
         }
     }
 
@@ -100,7 +105,9 @@ impl Replayer {
                 info!(replay = id, events = replay.planned, "replay begins");
             }
             state => {
-                replays::settle(&tx, id).await?;
+                if self.settles_now(&replay) {
+                    replays::settle(&tx, id).await?;
+                }
                 match state {
                     "running" if replay.cursor < replay.planned => {
                         moved = self.advance(&tx, &replay).await?;
@@ -119,13 +126,27 @@ impl Replayer {
         Ok(["planned", "running"].contains(&replay.state.as_str()))
     }
 
+    /// Outcomes are looked for in every step, but only now and then where so many events are retried that looking is work.
+    fn settles_now(&self, replay: &LockedReplay) -> bool {
+        let mut settled_at = self
+            .settled_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let settles = replay.in_flight <= MANY_IN_FLIGHT
+            || settled_at.is_none_or(|at| at.elapsed() >= SETTLE_MANY_EVERY);
+        if settles {
+            *settled_at = Some(Instant::now());
+        }
+        settles
+    }
+
     /// Everything was put back: it is over with the last outcome, and until then out of the next one's way.
     async fn end(&self, tx: &Transaction<'_>, replay: &LockedReplay) -> Result<(), StoreError> {
         let id = replay.id;
         if replays::finish(tx, id, &self.worker).await? {
             shared::failpoint!("replayer.before_end");
             info!(replay = id, "replay finished");
-        } else if replay.state == "running" && replays::waiting(tx, id).await? == 0 {
+        } else if replay.state == "running" && replays::waiting(tx, replay).await? == 0 {
             replays::let_settle(tx, id, &self.worker).await?;
             info!(
                 replay = id,
@@ -151,7 +172,7 @@ impl Replayer {
         let allowed = if replays::live_traffic_waits(tx).await? {
             least_allowance(replay)
         } else {
-            let waiting = replays::waiting(tx, id).await?;
+            let waiting = replays::waiting(tx, replay).await?;
             allowance(replay, room(replay.rate_per_s, waiting))
         };
         if allowed.events == 0 {
@@ -258,6 +279,7 @@ mod tests {
             planned: 1_000,
             rate_per_s,
             cursor,
+            in_flight: 0,
             paced_at: Some(now - SignedDuration::from_millis(paced_ms_ago)),
             watched_from: None,
             now,

@@ -21,7 +21,7 @@ use shared::database::StoreError;
 /// Events a second unless said otherwise.
 const USUAL_RATE: i32 = 20;
 /// The shortest reason that a replay of many takes.
-const SHORTEST_REASON: usize = 8;
+const REASON_LENGTH: std::ops::RangeInclusive<usize> = 8..=1_000;
 
 /// Which dead letters to replay, and how.
 #[derive(clap::Args)]
@@ -191,8 +191,9 @@ pub async fn start(
         });
     }
     check_cap(plan.count, consent.max, new.force)?;
-    if new.reason.trim().chars().count() < SHORTEST_REASON {
-        let text = format!("a reason for many takes {SHORTEST_REASON} characters at the least");
+    if !REASON_LENGTH.contains(&new.reason.trim().chars().count()) {
+        let (least, most) = REASON_LENGTH.into_inner();
+        let text = format!("a reason for many takes {least} to {most} characters");
         return Err(OpsError::Usage(text));
     }
     if let Some(active) = replays::find_active(&tx).await? {
@@ -204,6 +205,10 @@ pub async fn start(
         }
         created => created?,
     };
+    if new.force {
+        let details = json!({ "replay": id, "planned": plan.count });
+        audit::note(&tx, new.created_by, "replay.forced", new.reason, &details).await?;
+    }
     let replay = replays::find(&tx, id).await?;
     tx.commit().await?;
     Ok(Started {
@@ -283,7 +288,9 @@ async fn put_back_one(
         let text = "it could not be replayed: busy, or without an event";
         return Err(OpsError::PartlyFailed(text.to_owned()));
     }
-    let details = json!({ "filter": filter, "matched": matched, "done": ids.len(), "ids": ids });
+    let details = json!({
+        "filter": filter, "matched": matched, "done": ids.len(), "ids": ids, "force": force
+    });
     let Accountable { actor, reason } = accountable;
     audit::note(&tx, actor, "dead_letters.replay", reason, &details).await?;
     tx.commit().await?;

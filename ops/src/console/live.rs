@@ -14,7 +14,7 @@ use shared::database::{StoreError, with_client};
 use shared::lifecycle::sleep_unless;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::lights::{Light, broker, light, service};
 use super::probes::Prober;
@@ -300,10 +300,9 @@ impl History {
     async fn ask_database(&mut self, pool: &Pool, now: Timestamp) -> Result<Asked, StoreError> {
         let whole = self.polls.is_multiple_of(WHOLE_HOUR_EVERY);
         let since = minutes_before(now, if whole { HOUR } else { 1 });
-        let (minutes, asked) = with_client(pool, TIMEOUT, async |client| {
+        let asked = with_client(pool, TIMEOUT, async |client| {
             let client = &*client;
-            let minutes = overview::minutes(client, since).await?;
-            let asked = Asked {
+            Ok(Asked {
                 backlog: overview::backlog(client).await?,
                 groups: groups::list(client, None, 8).await?,
                 deaths: overview::recent_deaths(client).await?,
@@ -311,11 +310,21 @@ impl History {
                 refused: rejections::totals(client).await?,
                 workers: overview::workers(client).await?,
                 reconciled: reconciliations::list(client, None, 1).await?.pop(),
-            };
-            Ok((minutes, asked))
+            })
         })
         .await?;
         self.polls = self.polls.wrapping_add(1);
+        let minutes = with_client(pool, TIMEOUT, async |client| {
+            overview::minutes(&*client, since).await
+        });
+        // An hour of very many events may take too long: charts that stand still are no database that is down.
+        let minutes = match minutes.await {
+            Ok(minutes) => minutes,
+            Err(error) => {
+                warn!(%error, "the charts are not brought up to date");
+                return Ok(asked);
+            }
+        };
         self.minutes
             .retain(|at, _| *at >= minutes_before(now, HOUR) && *at < since);
         self.minutes

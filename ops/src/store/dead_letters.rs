@@ -10,6 +10,7 @@ use tokio_postgres::Row;
 use super::conditions::Conditions;
 use crate::filter::Filter;
 use crate::page::Cursor;
+use crate::redact::redact;
 
 /// A dead letter.
 #[derive(Debug, Serialize)]
@@ -35,7 +36,7 @@ pub struct DeadLetter {
     pub resolved_at: Option<Timestamp>,
     /// `replayed` or `discarded`.
     pub resolution: Option<String>,
-    /// The message, where there is no event, as far as it is text.
+    /// The message, where there is no event, with personal data and secrets covered; only its size where it is not JSON.
     pub message: Option<String>,
 }
 
@@ -174,7 +175,9 @@ fn dead_letter(row: &Row) -> DeadLetter {
         attempts: row.get("attempts"),
         resolved_at: row.get("resolved_at"),
         resolution: row.get("resolution"),
-        message: message.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+        message: message.map(|bytes| {
+            redact(&bytes).unwrap_or_else(|| format!("{} bytes that are not JSON", bytes.len()))
+        }),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::json;
 use crate::money::Money;
 
 /// One line of a cart.
@@ -89,7 +90,7 @@ const MOST_OF_ONE_PRODUCT: i32 = 1_000;
 
 /// Reads a cart's text.
 pub fn read(text: &str) -> Result<Vec<CartLine>, CartError> {
-    serde_json::from_str(text).map_err(|error| CartError::Unreadable(error.to_string()))
+    serde_json::from_str(text).map_err(|error| CartError::Unreadable(json::describe(&error)))
 }
 
 /// Holds a cart against the catalogue. Without an account it must hold no course.

@@ -52,7 +52,7 @@ async fn changes_from_elsewhere_and_other_hosts_are_refused() {
     assert_eq!(bed.state("evt_1").await, "received");
 }
 
-fn basic(name: &str, password: &str) -> String {
+pub fn basic(name: &str, password: &str) -> String {
     use base64::Engine;
     let credentials = format!("{name}:{password}");
     format!(

@@ -3,6 +3,7 @@
 mod access;
 mod changes;
 mod pages;
+mod plain;
 
 use harness::TestBed;
 

@@ -19,6 +19,8 @@ pub struct LockedReplay {
     pub rate_per_s: i32,
     /// Up to which item they were put back or skipped.
     pub cursor: i32,
+    /// How many were put back and have no outcome yet.
+    pub in_flight: i32,
     /// Until when the rate is used up.
     pub paced_at: Option<Timestamp>,
     /// What is put back from then on decides whether it pauses by itself.
@@ -60,7 +62,7 @@ pub async fn open(client: &impl GenericClient) -> Result<Vec<i64>, StoreError> {
 /// Locks a replay until the transaction ends. None while another worker has it, or when it has nothing to do any more.
 pub async fn lock(tx: &Transaction<'_>, id: i64) -> Result<Option<LockedReplay>, StoreError> {
     const LOCK: &str = "
-        SELECT id, state, planned_count, rate_per_s, cursor, paced_at, watched_from, clock_timestamp() AS now
+        SELECT id, state, planned_count, rate_per_s, cursor, in_flight, paced_at, watched_from, clock_timestamp() AS now
         FROM replays WHERE id = $1 AND (state IN ('planned', 'running', 'settling') OR in_flight > 0) FOR UPDATE SKIP LOCKED";
     let locked = |row: Row| LockedReplay {
         id: row.get("id"),
@@ -68,6 +70,7 @@ pub async fn lock(tx: &Transaction<'_>, id: i64) -> Result<Option<LockedReplay>,
         planned: row.get("planned_count"),
         rate_per_s: row.get("rate_per_s"),
         cursor: row.get("cursor"),
+        in_flight: row.get("in_flight"),
         paced_at: row.get("paced_at"),
         watched_from: row.get("watched_from"),
         now: row.get("now"),
@@ -140,12 +143,14 @@ pub async fn recent(
     })
 }
 
-/// How many of a replay's events wait for their first attempt.
-pub async fn waiting(tx: &Transaction<'_>, id: i64) -> Result<i64, StoreError> {
+/// How many of a replay's events wait for their first attempt. Of those put back last at most a thousand are looked at:
+/// what waits for longer has lost its message, and is the rescue's.
+pub async fn waiting(tx: &Transaction<'_>, replay: &LockedReplay) -> Result<i64, StoreError> {
     const WAITING: &str = "
         SELECT count(*) FROM replay_items item JOIN webhook_events event ON event.id = item.event_id
-        WHERE item.replay_id = $1 AND item.outcome = 'replayed' AND event.state = 'received'";
-    let row = query_opt(tx, WAITING, &[&id]).await?;
+        WHERE item.replay_id = $1 AND item.position <= $2 AND item.position > $2 - 1000 AND item.outcome = 'replayed'
+            AND event.state = 'received'";
+    let row = query_opt(tx, WAITING, &[&replay.id, &replay.cursor]).await?;
     Ok(row.map_or(0, |row| row.get(0)))
 }
 

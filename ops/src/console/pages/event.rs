@@ -11,7 +11,7 @@ use crate::console::reply::{self, Reply};
 use crate::console::view::{self, Frame};
 use crate::console::visit::Visit;
 use crate::filter::Filter;
-use crate::redact::redact;
+use crate::redact::{redact, tells};
 use crate::store::console::effects::{self, Order, Related};
 use crate::store::console::{audit, groups};
 use crate::store::dead_letters::{self, DeadLetter};
@@ -67,10 +67,16 @@ impl Page {
         moment.outcome.as_deref().unwrap_or(moment.what)
     }
 
-    /// The events of the same objects, as a filter.
+    /// The events of the same objects, as a filter. An id of the shop's own may be an address of a person.
     fn objects_link(&self) -> Option<String> {
-        (!self.objects.is_empty())
-            .then(|| super::events::link(&format!("object:{}", self.objects.join(","))))
+        let shown = |object: &&String| !tells(object);
+        let shown: Vec<&str> = self
+            .objects
+            .iter()
+            .filter(shown)
+            .map(String::as_str)
+            .collect();
+        (!shown.is_empty()).then(|| super::events::link(&format!("object:{}", shown.join(","))))
     }
 
     fn can_reveal(&self) -> bool {

@@ -9,7 +9,7 @@ use tokio_postgres::Row;
 pub struct Backlog {
     /// Events that are not final, up to [`MOST_COUNTED`].
     pub events: i64,
-    /// When the oldest of them came.
+    /// When the oldest of them came that was not replayed.
     pub oldest_at: Option<Timestamp>,
     /// Unresolved dead letters.
     pub dead_letters: i64,
@@ -20,14 +20,12 @@ pub const MOST_COUNTED: i64 = 100_000;
 
 /// Counts what waits.
 pub async fn backlog(client: &impl GenericClient) -> Result<Backlog, StoreError> {
+    // The order is that of an index of what waits alone: the oldest is among so many, however many came since.
     const BACKLOG: &str = "
-        SELECT (SELECT count(*) FROM (
-                SELECT FROM webhook_events WHERE state IN ('received', 'retrying') LIMIT 100001) few),
-            (SELECT min(received_at) FROM (
-                (SELECT received_at FROM webhook_events WHERE state = 'received' ORDER BY received_at LIMIT 1)
-                UNION ALL
-                (SELECT received_at FROM webhook_events WHERE state = 'retrying' ORDER BY received_at LIMIT 1)) oldest),
-            (SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL)";
+        SELECT count(*), min(received_at) FILTER (WHERE budget_from = 0),
+            (SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL)
+        FROM (SELECT received_at, budget_from FROM webhook_events WHERE state IN ('received', 'retrying')
+            ORDER BY rescue_from LIMIT 100001) AS waiting";
     let row = query_opt(client, BACKLOG, &[])
         .await?
         .ok_or(StoreError::Rejected("a count without a row"))?;
