@@ -183,6 +183,7 @@ fn show(details: &Details) -> String {
         ("replay", replay.id.to_string()),
         ("state", replay.state.clone()),
         ("changed by", safe(&replay.changed_by)),
+        ("because", safe(&replay.changed_why)),
         ("error", safe(replay.error.as_deref().unwrap_or("-"))),
         ("planned by", safe(&replay.created_by)),
         ("reason", safe(&replay.reason)),

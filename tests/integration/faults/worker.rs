@@ -7,7 +7,7 @@ use deadpool_postgres::Transaction;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use harness::broker::Broker;
-use harness::stripe::{event_id, post};
+use harness::stripe::{event_id, get, post};
 use harness::{Proxy, RunningGateway, RunningWorker, SEAT_TIMES, TestBed, eventually};
 use tokio::sync::Semaphore;
 use worker::event::Event;
@@ -114,6 +114,36 @@ async fn a_database_that_freezes_under_a_handler_burns_no_attempt() {
     // Longer than a handler may run, shorter than an attempt may take.
     tokio::time::sleep(Duration::from_secs(12)).await;
     proxy.open();
+    bed.until_state(&id, "processed").await;
+    assert_eq!(bed.count("SELECT count(*) FROM event_attempts").await, 1);
+    bed.check_invariants().await;
+}
+
+/// As on a full disk: what only reads goes on.
+#[tokio::test]
+async fn a_worker_whose_writes_are_refused_shows_it_and_burns_no_attempt() {
+    let bed = TestBed::new().await;
+    bed.seed_order("ord_1").await;
+    bed.db
+        .batch_execute(
+            "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+                $$BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = '53100'; END$$;
+             CREATE TRIGGER full_disk BEFORE INSERT ON event_attempts EXECUTE FUNCTION full_disk()",
+        )
+        .await
+        .unwrap();
+    let gateway = RunningGateway::start(&bed, &[]).await;
+    let worker = RunningWorker::start(&bed, &[]).await;
+    let id = event_id();
+    assert_eq!(post(gateway.address, body_of(&id)).await.status, 200);
+    until_readyz(worker.admin_address, 503, Duration::from_secs(5)).await;
+    let told = get(worker.admin_address, "/readyz").await.body;
+    assert_eq!(told["database"], "refuses writes", "{told}");
+    bed.db
+        .batch_execute("DROP TRIGGER full_disk ON event_attempts")
+        .await
+        .unwrap();
+    until_readyz(worker.admin_address, 200, Duration::from_secs(10)).await;
     bed.until_state(&id, "processed").await;
     assert_eq!(bed.count("SELECT count(*) FROM event_attempts").await, 1);
     bed.check_invariants().await;

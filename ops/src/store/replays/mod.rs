@@ -44,6 +44,8 @@ pub struct Replay {
     pub error: Option<String>,
     /// Who moved it into its state.
     pub changed_by: String,
+    /// And why.
+    pub changed_why: String,
     /// When it was planned.
     pub created_at: Timestamp,
     /// When a worker began.
@@ -104,7 +106,7 @@ impl Step {
 }
 
 const COLUMNS: &str = "id, state, created_by, reason, filter, plan_hash, planned_count, rate_per_s, cursor, in_flight,
-    processed, dead_again, skipped, error, changed_by, created_at, started_at, finished_at";
+    processed, dead_again, skipped, error, changed_by, changed_why, created_at, started_at, finished_at";
 
 /// Finds a replay.
 pub async fn find(client: &impl GenericClient, id: i64) -> Result<Option<Replay>, StoreError> {
@@ -200,6 +202,7 @@ fn replay(row: &Row) -> Replay {
         skipped: row.get("skipped"),
         error: row.get("error"),
         changed_by: row.get("changed_by"),
+        changed_why: row.get("changed_why"),
         created_at: row.get("created_at"),
         started_at: row.get("started_at"),
         finished_at: row.get("finished_at"),
