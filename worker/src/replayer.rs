@@ -2,6 +2,7 @@
 //! of workers share a replay: each step holds the replay's row, so that the next step may be anybody's, and a worker
 //! that dies leaves nothing half done.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,7 +38,7 @@ pub struct Replayer {
     pool: Pool,
     worker: String,
     wake: Arc<Notify>,
-    settled_at: Mutex<Option<Instant>>,
+    settling: Settling,
 }
 
 impl Replayer {
@@ -47,7 +48,7 @@ impl Replayer {
             pool,
             wake,
             worker: format!("worker {worker}"),
-            settled_at: Mutex::new(None),
+            settling: Settling::default(),
         }
     }
 
@@ -105,7 +106,7 @@ impl Replayer {
                 info!(replay = id, events = replay.planned, "replay begins");
             }
             state => {
-                if self.settles_now(&replay) {
+                if self.settling.is_due(&replay) {
                     replays::settle(&tx, id).await?;
                 }
                 match state {
@@ -124,20 +125,6 @@ impl Replayer {
             self.wake.notify_one();
         }
         Ok(["planned", "running"].contains(&replay.state.as_str()))
-    }
-
-    /// Outcomes are looked for in every step, but only now and then where so many events are retried that looking is work.
-    fn settles_now(&self, replay: &LockedReplay) -> bool {
-        let mut settled_at = self
-            .settled_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let settles = replay.in_flight <= MANY_IN_FLIGHT
-            || settled_at.is_none_or(|at| at.elapsed() >= SETTLE_MANY_EVERY);
-        if settles {
-            *settled_at = Some(Instant::now());
-        }
-        settles
     }
 
     /// Everything was put back: it is over with the last outcome, and until then out of the next one's way.
@@ -191,6 +178,26 @@ impl Replayer {
             replays::fail(client, id, &self.worker, &why).await
         })
         .await
+    }
+}
+
+/// When the outcomes of replays with very many events in flight were looked for last, by the replay's id.
+#[derive(Default)]
+struct Settling(Mutex<HashMap<i64, Instant>>);
+
+impl Settling {
+    /// Outcomes are looked for in every step, but only now and then where so many events are retried that looking is work.
+    fn is_due(&self, replay: &LockedReplay) -> bool {
+        if replay.in_flight <= MANY_IN_FLIGHT {
+            return true;
+        }
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.retain(|_, at| at.elapsed() < SETTLE_MANY_EVERY);
+        if last.contains_key(&replay.id) {
+            return false;
+        }
+        last.insert(replay.id, Instant::now());
+        true
     }
 }
 
@@ -316,6 +323,20 @@ mod tests {
             replay.paced_at = Some(allowed.paced_at);
         }
         assert!((230..=231).contains(&events), "{events} in 33 s at 7/s");
+    }
+
+    #[test]
+    fn outcomes_of_a_large_replay_are_looked_for_now_and_then_whatever_others_do() {
+        let settling = Settling::default();
+        let of = |id, in_flight| LockedReplay {
+            id,
+            in_flight,
+            ..replay(20, 0, 0)
+        };
+        let (small, large, other) = (of(1, 1_000), of(2, 1_001), of(3, 9_000));
+        let asked =
+            [&large, &small, &large, &other, &small, &other].map(|one| settling.is_due(one));
+        assert_eq!(asked, [true, true, false, true, true, false]);
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub async fn settle(tx: &Transaction<'_>, id: i64) -> Result<i32, StoreError> {
     Ok(row.map_or(0, |row| row.get(0)))
 }
 
-/// What the last events came to that were put back after `from` and were attempted at least once. Of those put back last
+/// What the last events came to that were put back after `from` and were attempted at least once, noted or not. Of those put back last
 /// at most a thousand are looked at.
 pub async fn recent(
     tx: &Transaction<'_>,
@@ -119,12 +119,13 @@ pub async fn recent(
     most: i64,
 ) -> Result<Recent, StoreError> {
     const RECENT: &str = "
-        SELECT count(*) AS attempted, count(*) FILTER (WHERE outcome = 'dead_again') AS dead_again,
-            count(*) FILTER (WHERE outcome = 'replayed') AS retried
+        SELECT count(*) AS attempted, count(*) FILTER (WHERE fate IN ('dead', 'dead_again')) AS dead_again,
+            count(*) FILTER (WHERE fate = 'retrying') AS retried
         FROM (
-            SELECT outcome FROM replay_items item LEFT JOIN webhook_events event ON event.id = item.event_id
+            SELECT CASE outcome WHEN 'replayed' THEN event.state ELSE outcome END AS fate
+            FROM replay_items item LEFT JOIN webhook_events event ON event.id = item.event_id
             WHERE replay_id = $1 AND position <= $2 AND position > $2 - 1000 AND replayed_at >= coalesce($3, replayed_at)
-                AND (outcome IN ('processed', 'dead_again') OR (outcome = 'replayed' AND event.state = 'retrying'))
+                AND (outcome IN ('processed', 'dead_again') OR (outcome = 'replayed' AND event.state <> 'received'))
             ORDER BY position DESC LIMIT $4
         ) AS last";
     let LockedReplay {
