@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::metrics::Metrics;
-use crate::store::retention::{self, Place};
+use crate::store::retention::{self, Looked, Place};
 
 const BATCH: i64 = 500;
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -55,13 +55,15 @@ impl Bodies {
         }
     }
 
-    /// Goes on behind `last`, or from the beginning after a while.
-    fn go_on(&mut self, last: Option<Place>) {
-        match last {
-            Some(last) => self.from = last,
-            None if self.began_at.elapsed() >= BODIES_AGAIN_AFTER => *self = Self::begin(),
-            None => {}
+    /// Goes on behind the last one; at the end from the beginning, after a while. True when there is more.
+    fn go_on(&mut self, looked: Looked) -> bool {
+        let more = looked.seen == BATCH;
+        if !more && self.began_at.elapsed() >= BODIES_AGAIN_AFTER {
+            *self = Self::begin();
+        } else if let Some(last) = looked.last {
+            self.from = last;
         }
+        more
     }
 }
 
@@ -110,11 +112,9 @@ impl Retention {
             ];
             let mut more = false;
             if let Some(age) = payloads {
-                let (removed, last) =
-                    retention::prune_payloads(client, age, &bodies.from, BATCH).await?;
-                more = last.is_some();
-                bodies.go_on(last);
-                pruned.push(("event_payloads", removed));
+                let looked = retention::prune_payloads(client, age, &bodies.from, BATCH).await?;
+                pruned.push(("event_payloads", looked.removed));
+                more = bodies.go_on(looked);
             }
             if let Some(age) = events {
                 let whole = retention::prune_events(client, age, BATCH).await?;

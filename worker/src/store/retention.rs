@@ -23,41 +23,54 @@ impl Place {
     }
 }
 
+/// How far a look at bodies came.
+pub struct Looked {
+    /// How many bodies were removed.
+    pub removed: u64,
+    /// How many events were looked at.
+    pub seen: i64,
+    /// The place of the last one of them, if there was one.
+    pub last: Option<Place>,
+}
+
 /// Looks at the next events behind `from` that came longer than `age` ago, `most` at the most, and removes the bodies of
-/// those that are final for as long. Returns how many, and the place of the last event looked at; none where no such
-/// event is left.
+/// those that are final for as long. It keeps an hour behind: what came then is final for `age` too, unless it was retried
+/// for longer.
 pub async fn prune_payloads(
     client: &impl GenericClient,
     age: Duration,
     from: &Place,
     most: i64,
-) -> Result<(u64, Option<Place>), StoreError> {
+) -> Result<Looked, StoreError> {
     const PRUNE: &str = "
         WITH seen AS (
             SELECT id, received_at FROM webhook_events
-            WHERE (received_at, id) > ($2, $3) AND received_at < now() - make_interval(secs => $1)
+            WHERE (received_at, id) > ($2, $3) AND received_at < now() - make_interval(secs => $1, hours => 1)
             ORDER BY received_at, id LIMIT $4
         ), old AS (
             SELECT event.id FROM seen JOIN webhook_events event ON event.id = seen.id
             WHERE event.state IN ('processed', 'ignored', 'discarded')
                 AND event.finished_at < now() - make_interval(secs => $1)
+                AND EXISTS (SELECT FROM event_payloads payload WHERE payload.event_id = event.id)
             FOR UPDATE OF event SKIP LOCKED
         ), removed AS (
             DELETE FROM event_payloads USING old WHERE event_id = old.id RETURNING event_id
         )
-        SELECT received_at, id, (SELECT count(*) FROM removed) AS removed FROM seen
+        SELECT received_at, id, (SELECT count(*) FROM removed) AS removed, (SELECT count(*) FROM seen) AS seen FROM seen
         ORDER BY received_at DESC, id DESC LIMIT 1";
     let Place { received_at, id } = from;
     let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
         [&age.as_secs_f64(), received_at, id, &most];
-    let Some(row) = query_opt(client, PRUNE, &params).await? else {
-        return Ok((0, None));
-    };
-    let place = Place {
-        received_at: row.get("received_at"),
-        id: row.get("id"),
-    };
-    Ok((row.get::<_, i64>("removed").unsigned_abs(), Some(place)))
+    let row = query_opt(client, PRUNE, &params).await?;
+    let count = |name| row.as_ref().map_or(0, |row| row.get::<_, i64>(name));
+    Ok(Looked {
+        removed: count("removed").unsigned_abs(),
+        seen: count("seen"),
+        last: row.as_ref().map(|row| Place {
+            received_at: row.get("received_at"),
+            id: row.get("id"),
+        }),
+    })
 }
 
 /// Removes events that are final for longer than `age`, with body, attempts and resolved dead letters. Returns how many.
