@@ -116,29 +116,39 @@ pub async fn migrate(client: &mut Client) -> Result<Migrated, MigrationError> {
 }
 
 /// A table that somebody reads for long cannot be altered, and while a migration waits for it nobody else gets at it
-/// either: it waits for less time than a gateway does, gives way, and comes again.
+/// either: it waits for less time than a gateway does, gives way, and comes again. Now and then it waits for longer than
+/// the second after which PostgreSQL has an autovacuum give way to it.
 async fn apply_between_readers(client: &mut Client) -> Result<Migrated, MigrationError> {
-    client.batch_execute("SET lock_timeout = '500ms'").await?;
-    for _ in 0..MOST_TRIES {
-        match apply(client).await {
-            Err(error) if error.is_locked() => tokio::time::sleep(BETWEEN_TRIES).await,
-            done => return done,
+    let mut applied = Vec::new();
+    for number in 1..=MOST_TRIES {
+        let patience = if number % 10 == 0 { "1500ms" } else { "500ms" };
+        let set = format!("SET lock_timeout = '{patience}'");
+        client.batch_execute(&set).await?;
+        match apply(client, &mut applied).await {
+            Err(error) if error.is_locked() && number < MOST_TRIES => {
+                tokio::time::sleep(BETWEEN_TRIES).await;
+            }
+            done => return done.map(|roles| Migrated { applied, roles }),
         }
     }
-    apply(client).await
+    unreachable!("the last try returns")
 }
 
-async fn apply(client: &mut Client) -> Result<Migrated, MigrationError> {
-    let report = embedded::migrations::runner().run_async(client).await?;
-    let applied = report
-        .applied_migrations()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+/// Whether the roles are in place, after noting what was applied.
+async fn apply(client: &mut Client, applied: &mut Vec<String>) -> Result<bool, MigrationError> {
+    let result = embedded::migrations::runner().run_async(client).await;
+    let report = match &result {
+        Ok(report) => Some(report),
+        // Each migration is a transaction of its own.
+        Err(error) => error.report(),
+    };
+    let done = report.map_or(&[][..], |report| report.applied_migrations().as_slice());
+    applied.extend(done.iter().map(ToString::to_string));
+    result?;
     let roles = match client.batch_execute(ROLES).await {
         Ok(()) => true,
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => false,
         Err(error) => return Err(error.into()),
     };
-    Ok(Migrated { applied, roles })
+    Ok(roles)
 }
