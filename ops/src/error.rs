@@ -104,6 +104,7 @@ impl From<MigrationError> for OpsError {
             MigrationError::Failed(ref failed) => match cause(failed) {
                 Some(Self::NotPermitted(_)) => Self::NotPermitted(error.to_string()),
                 Some(Self::Unavailable(_)) => Self::Unavailable(error.to_string()),
+                Some(Self::Conflict(_)) => Self::Conflict(error.to_string()),
                 _ => Self::Unexpected(error.to_string()),
             },
         }
@@ -118,6 +119,9 @@ fn cause(failed: &(dyn std::error::Error + 'static)) -> Option<OpsError> {
             return Some(match said.code() {
                 Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
                     OpsError::NotPermitted(String::new())
+                }
+                Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => {
+                    OpsError::Conflict(String::new())
                 }
                 None => OpsError::Unavailable(String::new()),
                 Some(_) => OpsError::Unexpected(String::new()),

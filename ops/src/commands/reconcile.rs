@@ -69,6 +69,8 @@ struct Report {
 /// Imports, or counts, and reports.
 pub async fn run(database: &Database, args: &Args, output: Output) -> Result<(), OpsError> {
     let (livemode, api) = settings(args)?;
+    // Says why where this user is refused.
+    drop(database.connect().await?);
     // One connection imports, the other one tells that the run is alive.
     let reconciler = Reconciler {
         pool: database.pool(2)?,

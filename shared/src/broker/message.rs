@@ -4,6 +4,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde::{Deserialize, Serialize};
 
+use crate::json;
 use crate::trace_context::TraceContext;
 
 const TRACEPARENT: &str = "traceparent";
@@ -67,7 +68,7 @@ impl Message {
             return Err(MessageError(format!("{} bytes", body.len())));
         }
         let body: Body =
-            serde_json::from_slice(body).map_err(|error| MessageError(error.to_string()))?;
+            serde_json::from_slice(body).map_err(|error| MessageError(json::describe(&error)))?;
         if body.event_id.is_empty() || body.event_id.contains('\0') {
             return Err(MessageError("an impossible id".to_owned()));
         }

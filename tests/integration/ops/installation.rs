@@ -122,10 +122,15 @@ async fn doctor_finds_what_is_wrong_and_says_how_to_mend_it() {
     ops_with(&bed, &["events", "list"], &[("DATABASE_URL", "")])
         .await
         .expect_code(2);
+    // One who may not read, and one who may not even come in.
     let gateway_url = bed.gateway_url();
-    ops_with(&bed, &["events", "list"], &[("DATABASE_URL", &gateway_url)])
-        .await
-        .expect_code(5);
+    let host = gateway_url.split_once('@').unwrap().1;
+    let unknown = format!("postgres://nobody_of_that_name:x@{host}");
+    for url in [&gateway_url, &unknown] {
+        ops_with(&bed, &["events", "list"], &[("DATABASE_URL", url)])
+            .await
+            .expect_code(5);
+    }
 }
 
 #[tokio::test]

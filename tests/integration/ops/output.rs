@@ -44,6 +44,13 @@ async fn lists_go_on_page_by_page_and_as_lines() {
             .await
             .expect_code(2);
     }
+    let part = ops(&bed, &["events", "list", "--ndjson", "--limit=10"]).await;
+    assert_eq!(part.stdout().lines().count(), 10);
+    assert!(
+        part.stderr().contains("more: --cursor"),
+        "{}",
+        part.stderr()
+    );
     let plain = ops(&bed, &["events", "list"]).await.stdout();
     assert!(
         plain.contains("received") && !plain.contains('\x1b'),

@@ -104,7 +104,7 @@ async fn numbers(tx: &Transaction<'_>, livemode: bool) -> Result<Measured, Store
             (SELECT count(*) FROM (SELECT FROM webhook_events
                 WHERE rescues > 0 AND rescue_from > now() - interval '1 day' LIMIT $2) AS few) AS rescued,
             (SELECT count(*) FROM (SELECT FROM reconciliations WHERE scheduled AND state = 'failed' AND started_at > coalesce(
-                (SELECT max(started_at) FROM reconciliations WHERE state = 'finished'), '-infinity')
+                (SELECT started_at FROM reconciliations WHERE state = 'finished' ORDER BY id DESC LIMIT 1), '-infinity')
                 LIMIT 3) AS few) AS failed_reconciliations";
     let numbers = query_opt(tx, NUMBERS, &[&livemode, &MOST_COUNTED, &FEW_RETRIED])
         .await?

@@ -290,16 +290,16 @@ pub async fn rescue(
     after: Duration,
     most: i64,
 ) -> Result<u64, StoreError> {
-    // The outbox has no index by event, which would cost every event. An overdue event's row in it is old: of those there
-    // are few, unless the broker is away or was until now. Then the relay has enough to do.
+    // The outbox has no index by event, which would cost every event. Its rows are few, unless the broker takes no messages
+    // or did not until now: then some are old, and the relay has enough to do. A relay that tries makes rows due anew.
     const RESCUE: &str = "
         WITH queued AS MATERIALIZED (
-            SELECT event_id FROM outbox WHERE available_at < now() - make_interval(secs => $1::float8 / 2 - 5)
-            ORDER BY available_at LIMIT 5000
+            SELECT event_id, available_at FROM outbox WHERE available_at < now() + interval '15 seconds'
+            ORDER BY available_at LIMIT 10000
         ), overdue AS (
             SELECT id FROM webhook_events event
             WHERE state IN ('received', 'retrying') AND rescue_from < now() - make_interval(secs => $1)
-                AND (SELECT count(*) FROM queued) < 5000
+                AND (SELECT count(*) FROM queued WHERE available_at < now() - interval '30 seconds') < 5000
                 AND NOT EXISTS (SELECT FROM queued WHERE queued.event_id = event.id)
             ORDER BY rescue_from LIMIT $2 FOR UPDATE SKIP LOCKED
         ), rescued AS (
