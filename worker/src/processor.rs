@@ -116,9 +116,10 @@ impl Processor {
         .await;
         // A probe only reads: it does not see that a disk is full.
         match &result {
-            Ok(_) => self.health.note_write(None),
+            Ok(Handled::Attempted) => self.health.note_write(None),
             Err(error @ StoreError::Exhausted(_)) => self.health.note_write(Some(error)),
-            Err(_) => {}
+            // Nothing was written, or it is not the disk that is full.
+            _ => {}
         }
         result
     }

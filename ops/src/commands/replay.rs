@@ -20,7 +20,7 @@ use shared::database::StoreError;
 
 /// Events a second unless said otherwise.
 const USUAL_RATE: i32 = 20;
-/// The shortest reason that a replay of many takes.
+/// Characters of the reason that a replay of many takes, as the table has it too.
 const REASON_LENGTH: std::ops::RangeInclusive<usize> = 8..=1_000;
 
 /// Which dead letters to replay, and how.

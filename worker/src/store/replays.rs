@@ -111,8 +111,8 @@ pub async fn settle(tx: &Transaction<'_>, id: i64) -> Result<i32, StoreError> {
     Ok(row.map_or(0, |row| row.get(0)))
 }
 
-/// What the last events came to that were put back after `from` and were attempted at least once, noted or not. Of those put back last
-/// at most a thousand are looked at.
+/// What the last events came to that were put back after `from` and were attempted at least once, noted or not. Of those
+/// put back last at most a thousand are looked at.
 pub async fn recent(
     tx: &Transaction<'_>,
     replay: &LockedReplay,
