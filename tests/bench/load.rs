@@ -1,6 +1,7 @@
-//! The load generator: unique events, signed beforehand, over keep-alive connections. In a closed loop each connection
+//! The load generator: unique events, each signed, over keep-alive connections. In a closed loop each connection
 //! sends its next event once it has its answer; in an open one events fall due at a fixed rate, whatever the gateway does.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -107,32 +108,75 @@ pub fn event_id(number: usize) -> String {
     format!("evt_{number:024}")
 }
 
-/// Requests that are ready to be sent.
+/// The requests of consecutive events.
 pub struct Requests {
     first: usize,
-    bytes: Vec<Vec<u8>>,
+    count: usize,
+    form: Form,
+    /// Those that were signed beforehand: all of them or none.
+    ready: Vec<Vec<u8>>,
 }
 
 impl Requests {
-    /// Signs the events of these numbers.
+    /// Signs the events of these numbers beforehand, so that sending costs nothing: a signature lasts for five minutes.
     pub fn signed(gateway: SocketAddr, numbers: Range<usize>) -> Self {
-        let (template, key) = (template(), SigningKey::new(SECRET));
+        let mut requests = Self::to_be_signed(gateway, numbers.clone());
         let now = Timestamp::now().as_second();
-        let request = |number: usize| {
-            let body = template.replace(NUMBER, &format!("{number:024}"));
-            let signature = key.sign(now, body.as_bytes());
-            let length = body.len();
-            format!(
-                "POST /webhooks/stripe HTTP/1.1\r\nHost: {gateway}\r\nUser-Agent: Stripe/1.0 \
-                 (+https://stripe.com/docs/webhooks)\r\nAccept: */*\r\nContent-Type: application/json; \
-                 charset=utf-8\r\nStripe-Signature: {signature}\r\nContent-Length: {length}\r\n\r\n{body}"
-            )
-            .into_bytes()
-        };
+        requests.ready = numbers
+            .map(|number| requests.form.fill(number, now))
+            .collect();
+        requests
+    }
+
+    /// Signs each event when it is sent: for load that lasts.
+    pub fn to_be_signed(gateway: SocketAddr, numbers: Range<usize>) -> Self {
         Self {
             first: numbers.start,
-            bytes: numbers.map(request).collect(),
+            count: numbers.len(),
+            form: Form::new(gateway),
+            ready: Vec::new(),
         }
+    }
+
+    fn bytes(&self, index: usize) -> Cow<'_, [u8]> {
+        match self.ready.get(index) {
+            Some(bytes) => Cow::Borrowed(bytes),
+            None => Cow::Owned(
+                self.form
+                    .fill(self.first + index, Timestamp::now().as_second()),
+            ),
+        }
+    }
+}
+
+/// What every request has in common.
+struct Form {
+    gateway: SocketAddr,
+    template: String,
+    key: SigningKey,
+}
+
+impl Form {
+    fn new(gateway: SocketAddr) -> Self {
+        let (template, key) = (template(), SigningKey::new(SECRET));
+        Self {
+            gateway,
+            template,
+            key,
+        }
+    }
+
+    /// The request of one event, signed at that Unix time in seconds.
+    fn fill(&self, number: usize, now: i64) -> Vec<u8> {
+        let body = self.template.replace(NUMBER, &format!("{number:024}"));
+        let signature = self.key.sign(now, body.as_bytes());
+        let (gateway, length) = (self.gateway, body.len());
+        format!(
+            "POST /webhooks/stripe HTTP/1.1\r\nHost: {gateway}\r\nUser-Agent: Stripe/1.0 \
+             (+https://stripe.com/docs/webhooks)\r\nAccept: */*\r\nContent-Type: application/json; \
+             charset=utf-8\r\nStripe-Signature: {signature}\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .into_bytes()
     }
 }
 
@@ -149,7 +193,7 @@ pub async fn drive(
         connections.push(Connection::open(gateway).await?);
     }
     let started = Instant::now();
-    let turns = Arc::new(Turns::start(requests.bytes.len(), shape.pace, limit));
+    let turns = Arc::new(Turns::start(requests.count, shape.pace, limit));
     let mut sending = JoinSet::new();
     for connection in connections {
         sending.spawn(connection.send(requests.clone(), turns.clone()));
@@ -229,7 +273,7 @@ impl Connection {
     async fn send(mut self, requests: Arc<Requests>, turns: Arc<Turns>) -> Result<Load> {
         let mut load = Load::default();
         while let Some((index, due)) = turns.next().await {
-            self.stream.write_all(&requests.bytes[index]).await?;
+            self.stream.write_all(&requests.bytes(index)).await?;
             if self.status().await? != 200 {
                 load.refused += 1;
                 continue;

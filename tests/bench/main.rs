@@ -36,8 +36,8 @@ struct Args {
     /// What a replay of 10,000 dead letters does to live traffic instead
     #[arg(long)]
     replay: bool,
-    /// Dead letters a second that the replay may put back; live events are signed beforehand, and stale after 5 minutes
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(50..=500))]
+    /// Dead letters a second that the replay may put back; `ops` takes 20 unless told
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=500))]
     replay_rate: u16,
     /// Everything
     #[arg(long)]

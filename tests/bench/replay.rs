@@ -189,7 +189,7 @@ async fn live_traffic(
     gateway: &Process,
     numbers: std::ops::Range<usize>,
 ) -> Result<[Figures; 2]> {
-    let requests = Requests::signed(gateway.address, numbers);
+    let requests = Requests::to_be_signed(gateway.address, numbers);
     let shape = Shape::per_second(LIVE_RATE);
     let load = load::drive(gateway.address, requests, shape, NO_LIMIT).await?;
     ensure!(load.refused == 0, "{} events were refused", load.refused);
