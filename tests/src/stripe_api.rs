@@ -1,5 +1,5 @@
-//! Stripe's list of events as its documentation describes it, over HTTP: keys and modes, filters, pages, errors, limits,
-//! thirty days; and trouble on demand.
+//! Stripe's lists of events and charges as its documentation describes them, over HTTP: keys and modes, filters, pages,
+//! errors, limits, thirty days; and trouble on demand.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -26,18 +26,18 @@ pub const POWERLESS_KEY: &str = "rk_test_powerless";
 pub const LIVE_KEY: &str = "sk_live_fakestripe";
 
 const DAY: i64 = 86_400;
-const PARAMETERS: [&str; 10] = [
+/// What every list takes.
+const PARAMETERS: [&str; 7] = [
     "limit",
     "starting_after",
     "ending_before",
-    "delivery_success",
-    "type",
-    "types[]",
     "created",
     "created[gte]",
     "created[lte]",
     "created[lt]",
 ];
+/// What the list of events takes beside it.
+const OF_EVENTS: [&str; 3] = ["delivery_success", "type", "types[]"];
 
 /// What goes wrong with a request.
 #[derive(Debug, Clone)]
@@ -76,6 +76,7 @@ struct Held {
 struct State {
     /// In the order in which they were made.
     events: Vec<Held>,
+    charges: Vec<Held>,
     troubles: VecDeque<Trouble>,
     asked: Vec<Asked>,
     /// Requests that are answered in a second.
@@ -138,6 +139,20 @@ impl StripeApi {
                 body,
             });
         }
+    }
+
+    /// A charge of test mode, made at this time, with the money in it.
+    pub fn charged(&self, at: Timestamp, charge: &Value) {
+        let (created, mut body) = (at.as_second(), charge.clone());
+        body["object"] = json!("charge");
+        body["created"] = json!(created);
+        body["livemode"] = json!(false);
+        self.state().charges.push(Held {
+            created,
+            delivered: true,
+            text: body.to_string(),
+            body,
+        });
     }
 
     /// An endpoint has taken this event.
@@ -272,16 +287,21 @@ fn key_of(authorization: &str) -> String {
 impl State {
     fn list(&self, path: &str, authorization: &str, pairs: &[(String, String)]) -> Told {
         const KIND: &str = "invalid_request_error";
-        if path != "/v1/events" {
-            let text = format!("Unrecognized request URL (GET: {path}).");
-            return problem(404, KIND, None, &text);
-        }
+        let is_of_events = match path {
+            "/v1/events" => true,
+            "/v1/charges" => false,
+            _ => {
+                let text = format!("Unrecognized request URL (GET: {path}).");
+                return problem(404, KIND, None, &text);
+            }
+        };
         let livemode = match key_of(authorization).as_str() {
             "" => return problem(401, KIND, None, "You did not provide an API key."),
-            TEST_KEY | RESTRICTED_KEY => false,
+            TEST_KEY => false,
+            RESTRICTED_KEY if is_of_events => false,
             LIVE_KEY => true,
-            POWERLESS_KEY => {
-                let text = "The provided key 'rk_test_***less' does not have the required permissions for this endpoint.";
+            POWERLESS_KEY | RESTRICTED_KEY => {
+                let text = "The provided key 'rk_test_***' does not have the required permissions for this endpoint.";
                 return problem(403, KIND, None, text);
             }
             _ => return problem(401, KIND, None, "Invalid API Key provided: sk_test_****wn"),
@@ -296,27 +316,37 @@ impl State {
             ];
             return told;
         }
-        self.page(livemode, pairs).unwrap_or_else(|told| told)
+        let page = self.page(is_of_events, livemode, pairs);
+        page.unwrap_or_else(|told| told)
     }
 
-    fn page(&self, livemode: bool, pairs: &[(String, String)]) -> Result<Told, Told> {
-        check(pairs)?;
+    fn page(
+        &self,
+        is_of_events: bool,
+        livemode: bool,
+        pairs: &[(String, String)],
+    ) -> Result<Told, Told> {
+        check(is_of_events, pairs)?;
+        let (all, name) = match is_of_events {
+            true => (&self.events, "event"),
+            false => (&self.charges, "charge"),
+        };
         let get = |name: &str| {
             let found = pairs.iter().find(|(given, _)| given == name);
             found.map(|(_, value)| value.as_str())
         };
         let limit: usize = get("limit").map_or(10, |raw| raw.parse().unwrap());
-        let mut found: Vec<&Held> = self
-            .events
+        let mut found: Vec<&Held> = all
             .iter()
             .filter(|event| self.mixes_modes || event.body["livemode"] == livemode)
+            .filter(|event| !is_of_events || event.is_listed())
             .filter(|event| event.matches(pairs))
             .collect();
         // Newest first; of one second, the last one made.
         found.reverse();
         found.sort_by_key(|event| std::cmp::Reverse(event.created));
         let place = |param: &str, id: &str| {
-            let text = format!("No such event: '{id}'");
+            let text = format!("No such {name}: '{id}'");
             let place = found.iter().position(|event| event.body["id"] == id);
             place.ok_or_else(|| invalid(param, &text))
         };
@@ -331,7 +361,7 @@ impl State {
         };
         let texts: Vec<&str> = page.iter().map(|event| event.text.as_str()).collect();
         let body = format!(
-            "{{\n  \"object\": \"list\",\n  \"data\": [\n{}\n  ],\n  \"has_more\": {has_more},\n  \"url\": \"/v1/events\"\n}}",
+            "{{\n  \"object\": \"list\",\n  \"data\": [\n{}\n  ],\n  \"has_more\": {has_more},\n  \"url\": \"/v1/{name}s\"\n}}",
             texts.join(",\n")
         );
         Ok((200, Vec::new(), body))
@@ -343,9 +373,10 @@ fn first<'a, 'b>(found: &'a [&'b Held], limit: usize) -> (&'a [&'b Held], bool) 
 }
 
 /// What Stripe refuses with 400.
-fn check(pairs: &[(String, String)]) -> Result<(), Told> {
+fn check(is_of_events: bool, pairs: &[(String, String)]) -> Result<(), Told> {
     for (name, value) in pairs {
-        if !PARAMETERS.contains(&name.as_str()) {
+        let is_of_them = is_of_events && OF_EVENTS.contains(&name.as_str());
+        if !is_of_them && !PARAMETERS.contains(&name.as_str()) {
             let text = format!("Received unknown parameter: {name}");
             return Err(invalid(name, &text));
         }
@@ -373,8 +404,12 @@ fn check(pairs: &[(String, String)]) -> Result<(), Told> {
 }
 
 impl Held {
+    /// Events are listed for thirty days.
+    fn is_listed(&self) -> bool {
+        self.created > Timestamp::now().as_second() - 30 * DAY
+    }
+
     fn matches(&self, pairs: &[(String, String)]) -> bool {
-        let now = Timestamp::now().as_second();
         let types: Vec<&str> = pairs
             .iter()
             .filter(|(name, _)| name == "type" || name == "types[]")
@@ -394,6 +429,6 @@ impl Held {
                 _ => true,
             }
         };
-        self.created > now - 30 * DAY && of_type && pairs.iter().all(within)
+        of_type && pairs.iter().all(within)
     }
 }

@@ -13,7 +13,7 @@ use shared::orders::store::SeatTimes;
 use shared::settings::{
     Check, Problems, ServiceArgs, ServiceSettings, address, boolean, count, duration,
 };
-use shared::stripe::StripeArgs;
+use shared::stripe::{StripeArgs, StripeSettings};
 
 use crate::alerting::notices::Site;
 use crate::alerting::{AlertSettings, Hook};
@@ -156,8 +156,9 @@ impl Config {
         let hold = check.value("SEAT_HOLD", &args.seat_hold, duration);
         let offer = check.value("SEAT_OFFER", &args.seat_offer, duration);
         let ages = ages(args, &mut check);
-        let reconcile = reconcile(args, livemode, &mut check);
-        let alerts = alerts(args, livemode, &mut check);
+        let stripe = stripe(args, livemode, &mut check);
+        let reconcile_every = check.value("RECONCILE_EVERY", &args.reconcile_every, age);
+        let alerts = alerts(args, livemode, stripe.clone().flatten(), &mut check);
         let outlet = match args
             .smtp_url
             .as_deref()
@@ -185,7 +186,7 @@ impl Config {
                     offer: offer?,
                 },
                 ages: ages?,
-                reconcile: reconcile?,
+                reconcile: schedule(stripe?, reconcile_every?),
                 alerts: alerts?,
                 outlet: outlet?,
                 mail_from: mail_from?,
@@ -227,21 +228,33 @@ fn ages(args: &Args, check: &mut Check) -> Option<Ages> {
     })
 }
 
-fn reconcile(args: &Args, livemode: Option<bool>, check: &mut Check) -> Option<Option<Schedule>> {
-    let every = check.value("RECONCILE_EVERY", &args.reconcile_every, age);
-    let stripe = args.stripe.parse(check);
-    let (every, stripe, livemode) = (every?, stripe?, livemode?);
+/// How to reach Stripe's API, with a key of the mode that is served; `None` inside where there is no key.
+fn stripe(
+    args: &Args,
+    livemode: Option<bool>,
+    check: &mut Check,
+) -> Option<Option<StripeSettings>> {
+    let (stripe, livemode) = (args.stripe.parse(check)?, livemode?);
     if let Some(stripe) = &stripe
         && let Err(problem) = stripe.api(livemode)
     {
         check.problem(format!("{} {problem}", stripe.key_name()));
         return None;
     }
-    let schedule = stripe.zip(every);
-    Some(schedule.map(|(stripe, every)| Schedule { stripe, every }))
+    Some(stripe)
 }
 
-fn alerts(args: &Args, livemode: Option<bool>, check: &mut Check) -> Option<AlertSettings> {
+fn schedule(stripe: Option<StripeSettings>, every: Option<Duration>) -> Option<Schedule> {
+    let (stripe, every) = stripe.zip(every)?;
+    Some(Schedule { stripe, every })
+}
+
+fn alerts(
+    args: &Args,
+    livemode: Option<bool>,
+    stripe: Option<StripeSettings>,
+    check: &mut Check,
+) -> Option<AlertSettings> {
     let mail_to = check.value("ALERT_MAIL_TO", &args.alert_mail_to, mailboxes);
     let repeat = check.value("ALERT_REPEAT", &args.alert_repeat, duration);
     let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
@@ -266,6 +279,7 @@ fn alerts(args: &Args, livemode: Option<bool>, check: &mut Check) -> Option<Aler
         hook: hook?,
         repeat: repeat?,
         time_zone: time_zone?,
+        stripe,
         site: Site {
             livemode: livemode?,
             console: console?,

@@ -11,7 +11,7 @@ use shared::reconcile::{
     DEFAULT_RATE_PER_S, GRACE, HORIZON, ReconcileError, Reconciler, Run, Tally, Window, store,
 };
 use shared::settings::{Check, boolean, duration};
-use shared::stripe::{ApiError, EventsApi, KeyError, StripeArgs};
+use shared::stripe::{ApiError, KeyError, StripeApi, StripeArgs};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -92,7 +92,7 @@ pub async fn run(database: &Database, args: &Args, output: Output) -> Result<(),
     }
 }
 
-fn settings(args: &Args) -> Result<(bool, EventsApi), OpsError> {
+fn settings(args: &Args) -> Result<(bool, StripeApi), OpsError> {
     let mut check = Check::default();
     let livemode = check.value("STRIPE_LIVEMODE", &args.livemode, boolean);
     let stripe = args.stripe.parse(&mut check);

@@ -6,19 +6,15 @@ use std::time::Duration;
 use deadpool_postgres::Pool;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
 use super::store::{self, NewEvent, Run};
 use super::{ReconcileError, Tally, Window};
-use crate::backoff::Backoff;
 use crate::database::{StoreError, with_client};
 use crate::envelope::Envelope;
-use crate::stripe::{ApiError, EventsApi, Page, Query, Retry};
+use crate::stripe::{ApiError, Page, Patience, Query, StripeApi};
 
-/// Times that a page is asked for, and that its import is tried where another transaction is in the way.
+/// Times that the import of a page is tried where another transaction is in the way.
 const MAX_TRIES: u32 = 6;
-/// Who asks for more patience than this is asked again by the next run.
-const MAX_WAIT: Duration = Duration::from_secs(60);
 /// A million events: whoever has more undelivered ones should look at them in parts.
 const MAX_PAGES: usize = 10_000;
 /// Between two pages: a tenth of the requests that Stripe allows in live mode.
@@ -41,7 +37,7 @@ pub struct Reconciler {
     /// Where events are stored; two connections are used.
     pub pool: Pool,
     /// Stripe's list.
-    pub api: EventsApi,
+    pub api: StripeApi,
     /// The mode that is served.
     pub livemode: bool,
     /// Events imported in a second, at the most.
@@ -111,29 +107,28 @@ impl Reconciler {
     }
 
     /// Asks for a page until Stripe gives it, as patiently as Stripe asks for.
-    async fn page(&self, query: &Query<'_>) -> Result<Page, ApiError> {
-        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
-        for _ in 1..MAX_TRIES {
-            let error = match self.api.page(query).await {
-                Ok(page) => return Ok(page),
-                Err(error) => error,
-            };
-            let Some(wait) = patience(&error, backoff.next_delay()) else {
-                return Err(error);
-            };
-            info!(%error, wait_ms = wait.as_millis(), "Stripe is asked again");
-            tokio::time::sleep(wait).await;
+    async fn page(&self, query: &Query<'_>) -> Result<Page<Box<RawValue>>, ApiError> {
+        let mut patience = Patience::default();
+        loop {
+            match self.api.events(query).await {
+                Err(error) => patience.bear(error).await?,
+                page => return page,
+            }
         }
-        self.api.page(query).await
     }
 
     /// Imports or counts what is new of a page, all or nothing. Returns how much that was.
-    async fn take(&self, page: &Page, aim: Aim, tally: &mut Tally) -> Result<u32, ReconcileError> {
-        let events = read(&page.events, self.livemode)?;
+    async fn take(
+        &self,
+        page: &Page<Box<RawValue>>,
+        aim: Aim,
+        tally: &mut Tally,
+    ) -> Result<u32, ReconcileError> {
+        let events = read(&page.data, self.livemode)?;
         let seen = Tally {
             pages: 1,
-            listed: count(page.events.len()),
-            unreadable: count(page.events.len() - events.len()),
+            listed: count(page.data.len()),
+            unreadable: count(page.data.len() - events.len()),
             ..Tally::default()
         };
         let events = distinct(events);
@@ -186,15 +181,6 @@ fn count(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-/// How long to wait before the next try; none where none is due.
-fn patience(error: &ApiError, delay: Duration) -> Option<Duration> {
-    match error.retry() {
-        Retry::Never => None,
-        Retry::Soon => Some(delay),
-        Retry::After(wait) => Some(wait.max(delay)).filter(|wait| *wait <= MAX_WAIT),
-    }
-}
-
 fn pause(imported: u32, rate_per_s: u32) -> Duration {
     let at_rate = f64::from(imported) / f64::from(rate_per_s.max(1));
     Duration::from_secs_f64(at_rate).max(BREATH)
@@ -225,37 +211,15 @@ fn distinct(mut events: Vec<NewEvent<'_>>) -> Vec<NewEvent<'_>> {
     events
 }
 
-fn last_id(page: &Page) -> Result<String, ReconcileError> {
-    let last = page.events.last();
+fn last_id(page: &Page<Box<RawValue>>) -> Result<String, ReconcileError> {
+    let last = page.data.last();
     let envelope = last.and_then(|raw| Envelope::read(raw.get().as_bytes()).ok());
     Ok(envelope.ok_or(ReconcileError::NoPlace)?.id)
 }
 
 #[cfg(test)]
 mod tests {
-    use hyper::StatusCode;
-
     use super::*;
-
-    #[test]
-    fn patience_is_bounded_and_never_shorter_than_asked_for() {
-        let busy = |retry| ApiError::Busy {
-            status: StatusCode::TOO_MANY_REQUESTS,
-            retry,
-            request_id: None,
-        };
-        let seconds = Duration::from_secs;
-        for (error, wait) in [
-            (busy(Retry::Soon), Some(seconds(2))),
-            (busy(Retry::After(seconds(1))), Some(seconds(2))),
-            (busy(Retry::After(seconds(9))), Some(seconds(9))),
-            (busy(Retry::After(seconds(61))), None),
-            (busy(Retry::Never), None),
-            (ApiError::Unreachable(String::new()), Some(seconds(2))),
-        ] {
-            assert_eq!(patience(&error, seconds(2)), wait, "{error:?}");
-        }
-    }
 
     #[test]
     fn imports_leave_room_for_live_traffic() {

@@ -1,9 +1,13 @@
-//! Stripe's API, as far as reconciling needs it: which key, and the list of events.
+//! Stripe's API, as far as it is read: which key, the list of events, the list of charges.
 
+mod api;
+mod charges;
 mod events;
 mod key;
 mod settings;
 
-pub use events::{ApiError, EventsApi, Page, Query, Retry};
+pub use api::{ApiError, Page, Patience, Retry, StripeApi};
+pub use charges::Charge;
+pub use events::Query;
 pub use key::{ApiKey, KeyError};
 pub use settings::{StripeArgs, StripeSettings};

@@ -6,16 +6,16 @@ use std::time::Duration;
 use clap::Args;
 use hyper::Uri;
 
-use super::{ApiKey, EventsApi, KeyError};
+use super::{ApiKey, KeyError, StripeApi};
 use crate::settings::{Check, duration};
 
 /// The settings of Stripe's API.
 #[derive(Args)]
 pub struct StripeArgs {
-    /// Secret key of Stripe's API; a restricted one that may read events is enough
+    /// Secret key of Stripe's API; a restricted one is enough that may read events, and charges for the daily summary
     #[arg(long, env = "STRIPE_SECRET_KEY", hide_env_values = true)]
     stripe_secret_key: Option<String>,
-    /// File with that key instead, read again for each reconciliation
+    /// File with that key instead, read again each time it is needed
     #[arg(long, env = "STRIPE_SECRET_KEY_FILE")]
     stripe_secret_key_file: Option<PathBuf>,
     /// Where Stripe's API is; https, or http on this machine
@@ -75,12 +75,12 @@ impl StripeArgs {
 
 impl StripeSettings {
     /// The API for this mode; reads the key's file, if there is one.
-    pub fn api(&self, livemode: bool) -> Result<EventsApi, KeyError> {
+    pub fn api(&self, livemode: bool) -> Result<StripeApi, KeyError> {
         let key = match &self.key {
             KeySource::Given(key) => key.clone(),
             KeySource::File(path) => ApiKey::parse(&std::fs::read_to_string(path)?)?,
         };
-        EventsApi::new(&key.for_mode(livemode)?, &self.base, self.timeout)
+        StripeApi::new(&key.for_mode(livemode)?, &self.base, self.timeout)
     }
 
     /// The setting that gives the key.

@@ -47,6 +47,23 @@ impl Told {
     }
 }
 
+impl Told {
+    /// Posts that were taken and hold a text.
+    fn holding(&self, text: &str) -> usize {
+        let told = self.0.lock().unwrap();
+        let taken = told.iter().skip(1);
+        taken.filter(|(_, body)| body.contains(text)).count()
+    }
+}
+
+/// Settings of a worker that tells this hook.
+fn telling(url: &str) -> [String; 2] {
+    [
+        format!("--alert-hook-url={url}"),
+        format!("--alert-hook-secret={SECRET}"),
+    ]
+}
+
 /// A server that takes posts.
 async fn hook() -> (String, Told) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -74,9 +91,10 @@ async fn worker(bed: &TestBed, mail: &MailServer, more: &[&str]) -> RunningWorke
     RunningWorker::start(bed, &args).await
 }
 
-/// Mails whose subject holds a text; long subjects are folded.
+/// Mails that hold a text; long subjects are folded, and so are long lines.
 fn mails(mail: &MailServer, text: &str) -> usize {
-    let told = |mail: &String| mail.replace("\r\n ", " ").contains(text);
+    let whole = |mail: &String| mail.replace("=\r\n", "").replace("\r\n ", " ");
+    let told = |mail: &String| whole(mail).contains(text);
     mail.mails().iter().filter(|mail| told(mail)).count()
 }
 
@@ -88,9 +106,12 @@ async fn until_mailed(mail: &MailServer, text: &str) {
 }
 
 #[tokio::test]
-async fn each_rule_fires_once_and_resolves_by_mail_of_one_of_two_workers() {
+async fn each_rule_fires_once_and_resolves_by_mail_and_hook_of_one_of_two_workers() {
     let bed = TestBed::new().await;
     let mail = MailServer::start().await;
+    let (url, told) = hook().await;
+    let hook = telling(&url);
+    let hook: Vec<&str> = hook.iter().map(String::as_str).collect();
     bed.db
         .batch_execute(
             "INSERT INTO webhook_events (id, type, state, attempts, last_error, finished_at, livemode)
@@ -107,7 +128,7 @@ async fn each_rule_fires_once_and_resolves_by_mail_of_one_of_two_workers() {
         )
         .await
         .unwrap();
-    let _workers = tokio::join!(worker(&bed, &mail, &[]), worker(&bed, &mail, &[]));
+    let _workers = tokio::join!(worker(&bed, &mail, &hook), worker(&bed, &mail, &hook));
     let rules = [
         "repeated_failures",
         "recurred",
@@ -144,10 +165,12 @@ async fn each_rule_fires_once_and_resolves_by_mail_of_one_of_two_workers() {
         for word in ["firing", "resolved"] {
             let subject = format!("[{word}] {rule}");
             assert_eq!(mails(&mail, &subject), expected, "{subject}");
+            assert_eq!(told.holding(&subject), expected, "{subject}");
         }
     }
-    for told in ["[decide]", "[dead payment]", "[resolved] dead_payments"] {
-        assert_eq!(mails(&mail, told), 1, "{told}");
+    for subject in ["[decide]", "[dead payment]", "[resolved] dead_payments"] {
+        assert_eq!(mails(&mail, subject), 1, "{subject}");
+        assert_eq!(told.holding(subject), 1, "{subject}");
     }
     assert_eq!(mails(&mail, "Subject: Tollgate test on "), 1);
     let to = &mail.mails()[0];
@@ -244,10 +267,7 @@ async fn silence_at_a_busy_hour_is_an_alert_by_a_signed_hook_that_repeats() {
         .await
         .unwrap();
     let (url, told) = hook().await;
-    let (url, secret) = (
-        format!("--alert-hook-url={url}"),
-        format!("--alert-hook-secret={SECRET}"),
-    );
+    let [url, secret] = telling(&url);
     let hook = [url.as_str(), secret.as_str(), "--alert-repeat=1s"];
     let _worker = worker(&bed, &mail, &hook).await;
     let texts = || told.0.lock().unwrap().clone();

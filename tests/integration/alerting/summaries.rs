@@ -1,5 +1,6 @@
 //! The daily summary: whose day, once a day, and what it says.
 
+use harness::stripe_api::{RESTRICTED_KEY, StripeApi, TEST_KEY, Trouble};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::json;
@@ -56,6 +57,88 @@ async fn the_summary_tells_a_day_to_the_cent() {
     ] {
         assert_eq!(mails(&mail, line), 1, "{line}: {:?}", mail.mails());
     }
+}
+
+#[tokio::test]
+async fn the_summary_holds_the_days_money_against_stripes() {
+    let (bed, api) = (TestBed::new().await, StripeApi::start().await);
+    let mail = MailServer::start().await;
+    bed.db
+        .batch_execute(
+            "INSERT INTO orders (id, status, email, amount_cents, currency)
+             SELECT 'ord_' || n, 'paid', 'b@example.com', 2500, 'usd' FROM generate_series(0, 149) n;
+             INSERT INTO payments (provider, provider_payment_ref, order_id, status, amount_cents, currency, succeeded)
+             SELECT 'stripe', 'pi_' || n, 'ord_' || n, 'succeeded', 2500, 'usd', true FROM generate_series(0, 149) n",
+        )
+        .await
+        .unwrap();
+    let begins = yesterday("UTC")
+        .to_zoned(TimeZone::UTC)
+        .unwrap()
+        .timestamp();
+    let charge = |id: &str, at: Timestamp, payment: Option<&str>, refunded: i64| {
+        let charge = json!({ "id": id, "payment_intent": payment, "amount": 2500, "amount_captured": 2500,
+            "amount_refunded": refunded, "currency": "usd" });
+        api.charged(at, &charge);
+    };
+    // Two pages of the day, whose first and last second are of it; and what is of the days before and after.
+    for n in 0..150 {
+        let second = if n == 149 { 86_399 } else { n };
+        let at = begins + jiff::SignedDuration::from_secs(second);
+        let refunded = if n == 7 { 500 } else { 0 };
+        charge(&format!("ch_{n}"), at, Some(&format!("pi_{n}")), refunded);
+    }
+    // Of an order that is not paid here, for all that is known.
+    let lost = json!({ "id": "ch_lost", "payment_intent": "pi_lost", "amount": 2500, "amount_captured": 2500,
+        "amount_refunded": 0, "currency": "usd", "metadata": { "order_id": "ord_lost" } });
+    api.charged(begins, &lost);
+    charge("ch_of_nobody", begins, None, 0);
+    charge(
+        "ch_before",
+        begins - jiff::SignedDuration::from_secs(1),
+        None,
+        0,
+    );
+    charge(
+        "ch_after",
+        begins + jiff::SignedDuration::from_hours(24),
+        None,
+        0,
+    );
+    // The first answer does not come.
+    api.trouble([Trouble::Status(503, vec![])]);
+    let url = format!("--stripe-api-url={}", api.url);
+    let key = format!("--stripe-secret-key={TEST_KEY}");
+    let with_key = [url.as_str(), key.as_str(), "--reconcile-every=off"];
+    let _workers = tokio::join!(
+        worker(&bed, &mail, &with_key),
+        worker(&bed, &mail, &with_key)
+    );
+    until_mailed(&mail, "Subject: Tollgate test on ").await;
+    for line in [
+        "0 dead letters open, money differs from Stripe's",
+        "152 payments at Stripe, 149 of them the same here",
+        "3800.00 USD captured, 5.00 USD refunded there",
+        "pi_lost is not kept here: order ord_lost, 25.00 USD captured, 0.00 USD refunded",
+        "pi_7 differs: 25.00 USD captured, 5.00 USD refunded there; 25.00 USD captured, 0.00 USD refunded here",
+        "ch_of_nobody names no order: 25.00 USD captured, 0.00 USD refunded",
+    ] {
+        assert_eq!(mails(&mail, line), 1, "{line}: {:?}", mail.mails());
+    }
+    assert_eq!(mails(&mail, "Subject: Tollgate test on "), 1);
+}
+
+#[tokio::test]
+async fn a_summary_comes_without_stripes_money_where_the_key_may_not_read_it() {
+    let (bed, api) = (TestBed::new().await, StripeApi::start().await);
+    let mail = MailServer::start().await;
+    let url = format!("--stripe-api-url={}", api.url);
+    let key = format!("--stripe-secret-key={RESTRICTED_KEY}");
+    let _worker = worker(&bed, &mail, &[&url, &key, "--reconcile-every=off"]).await;
+    until_mailed(&mail, "Subject: Tollgate test on ").await;
+    let line = "not compared with Stripe: Stripe refuses the key with 403 Forbidden";
+    assert_eq!(mails(&mail, line), 1, "{:?}", mail.mails());
+    assert_eq!(mails(&mail, RESTRICTED_KEY), 0);
 }
 
 /// The last day that is over where the clock says so, as the summary counts it.

@@ -1,6 +1,7 @@
 //! Alerting: looks at the rules, and at the day that is over, by one worker at a time each, and writes what must be told.
 //! `sender` tells it.
 
+pub mod charges;
 mod hook;
 pub mod measured;
 pub mod news;
@@ -17,15 +18,17 @@ use jiff::{SignedDuration, Timestamp};
 use lettre::message::Mailbox;
 use shared::database::{StoreError, with_client};
 use shared::lifecycle::sleep_unless;
+use shared::stripe::{Charge, StripeSettings};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use hook::Hook;
 pub use sender::Sender;
 
+use crate::alerting::charges::AtStripe;
 use crate::alerting::news::News;
 use crate::alerting::notices::{DeadPayment, Notice, Raised, Site};
-use crate::alerting::summary::Report;
+use crate::alerting::summary::{Due, Report};
 use crate::store::{alert_rules, alerting, summary as numbers};
 
 const RULES_INTERVAL: Duration = Duration::from_secs(5);
@@ -34,6 +37,10 @@ const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
 const SUMMARY_TIMEOUT: Duration = Duration::from_secs(120);
 /// The summary of a day is told this long after its end.
 const SUMMARY_AFTER: SignedDuration = SignedDuration::from_mins(5);
+/// How long Stripe may take to list a day's charges.
+const STRIPE_TIMEOUT: Duration = Duration::from_secs(120);
+/// A day of more charges is not compared with Stripe's.
+const MOST_CHARGES: usize = 10_000;
 /// More at once are told in one notice.
 const MANY_NOTICES: usize = 10;
 
@@ -48,6 +55,8 @@ pub struct AlertSettings {
     pub repeat: Duration,
     /// Whose days are summed up.
     pub time_zone: TimeZone,
+    /// With whose money a day's is compared.
+    pub stripe: Option<StripeSettings>,
     /// Where notices come from.
     pub site: Site,
 }
@@ -89,7 +98,12 @@ impl Alerting {
         };
         let summaries = async {
             loop {
-                let pause = match self.summarise_once().await {
+                // Stripe may take long to answer: a stop waits for none of that.
+                let summarised = tokio::select! {
+                    summarised = self.summarise_once() => summarised,
+                    () = shutdown.cancelled() => return,
+                };
+                let pause = match summarised {
                     // Another day may have been missed.
                     Ok(true) => Duration::ZERO,
                     Ok(false) => SUMMARY_INTERVAL,
@@ -160,34 +174,89 @@ impl Alerting {
     /// Sums up the first day that is over and was not summed up, unless another worker does at this moment. False when
     /// there is none.
     pub async fn summarise_once(&self) -> Result<bool, StoreError> {
-        let summarise = async |client: &mut Object| self.summarise(client).await;
+        let begin = async |client: &mut Object| {
+            let tx = client.transaction().await?;
+            let due = self.due(&tx).await?;
+            // Its lock must be gone before the next one is asked for.
+            tx.rollback().await?;
+            Ok(due)
+        };
+        let Some(due) = with_client(&self.pool, RULES_TIMEOUT, begin).await? else {
+            return Ok(false);
+        };
+        // Stripe takes its time: not within a transaction. Another worker may ask as well meanwhile, and tells nothing then.
+        let charges = self.charges(&due).await;
+        let summarise = async |client: &mut Object| self.summarise(client, due, charges).await;
         with_client(&self.pool, SUMMARY_TIMEOUT, summarise).await
     }
 
-    /// In a transaction of its own: a day that takes long to sum up must not keep an alert back.
-    async fn summarise(&self, client: &mut Object) -> Result<bool, StoreError> {
-        let tx = client.transaction().await?;
-        let Some(now) = alerting::try_lock(&tx, "summary").await? else {
-            return Ok(false);
+    /// The day to be summed up, unless another worker does at this moment.
+    async fn due(&self, tx: &Transaction<'_>) -> Result<Option<Due>, StoreError> {
+        let Some(now) = alerting::try_lock(tx, "summary").await? else {
+            return Ok(None);
         };
-        let AlertSettings {
-            time_zone, site, ..
-        } = &self.settings;
-        let channels = self.settings.channels();
-        let last = alerting::last_summary(&tx, &channels).await?;
+        let last = alerting::last_summary(tx, &self.settings.channels()).await?;
         let last = last.and_then(|day| day.parse().ok());
-        let Some(due) = summary::due(now - SUMMARY_AFTER, time_zone, last) else {
-            return Ok(false);
+        let zone = &self.settings.time_zone;
+        Ok(summary::due(now - SUMMARY_AFTER, zone, last))
+    }
+
+    /// A day's charges as Stripe lists them, or why there are none.
+    async fn charges(&self, due: &Due) -> Option<Result<Vec<Charge>, String>> {
+        let stripe = self.settings.stripe.as_ref()?;
+        let api = match stripe.api(self.settings.site.livemode) {
+            Ok(api) => api,
+            Err(error) => return Some(Err(format!("the key {error}"))),
         };
+        let asked = api.charges(due.from, due.to, MOST_CHARGES);
+        let charges = match tokio::time::timeout(STRIPE_TIMEOUT, asked).await {
+            Ok(Ok(Some(charges))) => Ok(charges),
+            Ok(Ok(None)) => Err(format!("it lists more than {MOST_CHARGES} charges")),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no whole answer within {STRIPE_TIMEOUT:?}")),
+        };
+        Some(charges.inspect_err(|error| warn!(error, "the day is not compared with Stripe's")))
+    }
+
+    /// In a transaction of its own: a day that takes long to sum up must not keep an alert back. False where another
+    /// worker was faster.
+    async fn summarise(
+        &self,
+        client: &mut Object,
+        due: Due,
+        charges: Option<Result<Vec<Charge>, String>>,
+    ) -> Result<bool, StoreError> {
+        let tx = client.transaction().await?;
+        if self.due(&tx).await?.is_none_or(|now| now.date != due.date) {
+            return Ok(false);
+        }
         numbers::take_time(&tx).await?;
         let report = Report {
             day: numbers::day(&tx, due.from, due.to).await?,
+            at_stripe: held_against(&tx, charges).await?,
             due,
         };
-        alerting::queue(&tx, &channels, &[report.notice(site)]).await?;
+        let notice = report.notice(&self.settings.site);
+        alerting::queue(&tx, &self.settings.channels(), &[notice]).await?;
         tx.commit().await?;
         Ok(true)
     }
+}
+
+/// Stripe's charges, held against the payments that are kept here.
+async fn held_against(
+    tx: &Transaction<'_>,
+    charges: Option<Result<Vec<Charge>, String>>,
+) -> Result<AtStripe, StoreError> {
+    let charges = match charges {
+        None => return Ok(AtStripe::NotAsked),
+        Some(Err(why)) => return Ok(AtStripe::Unknown(why)),
+        Some(Ok(charges)) => charges,
+    };
+    let there = charges::by_payment(&charges);
+    let references: Vec<&str> = there.keys().copied().collect();
+    let here = numbers::payments(tx, &references).await?;
+    Ok(AtStripe::Compared(charges::compare(&there, &here)))
 }
 
 /// Whether the events of a group that begins to fire are told one by one.

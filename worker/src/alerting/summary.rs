@@ -5,8 +5,8 @@ use std::fmt::Write;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
-use shared::money::Money;
 
+use super::charges::{AtStripe, Moved};
 use super::notices::{Notice, Site};
 
 /// No more of the days that were missed are summed up.
@@ -54,6 +54,8 @@ pub struct Report {
     pub due: Due,
     /// Its numbers.
     pub day: Day,
+    /// What Stripe says of its money.
+    pub at_stripe: AtStripe,
 }
 
 impl Report {
@@ -68,7 +70,11 @@ impl Report {
         if *late {
             body += "Late: no worker was there to tell it when the day was over.\n";
         }
-        body += &text(&self.day);
+        body += &text(&self.day, &self.at_stripe);
+        let differs = match self.at_stripe.differs() {
+            true => ", money differs from Stripe's",
+            false => "",
+        };
         if open > 0 {
             body += "\nNext: ops dead-letters groups\n";
             body += &site.console("/dead-letters".to_owned());
@@ -78,7 +84,7 @@ impl Report {
         Notice {
             name: format!("summary/{date}"),
             subject: format!(
-                "Tollgate {} on {date}: {received} events, {dead} of them dead, {open} dead letters open",
+                "Tollgate {} on {date}: {received} events, {dead} of them dead, {open} dead letters open{differs}",
                 site.mode()
             ),
             body,
@@ -120,17 +126,6 @@ pub struct Events {
     pub p95_s: Option<f64>,
 }
 
-/// What moved in one currency.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Moved {
-    /// Three lower-case letters.
-    pub currency: String,
-    /// Minor units.
-    pub captured_cents: i64,
-    /// Minor units.
-    pub refunded_cents: i64,
-}
-
 /// A replay of many events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replay {
@@ -149,24 +144,15 @@ pub struct Replay {
 }
 
 /// The day for people, a line for each number.
-pub fn text(day: &Day) -> String {
+pub fn text(day: &Day, at_stripe: &AtStripe) -> String {
     let mut text = events(&day.events);
-    for Moved {
-        currency,
-        captured_cents,
-        refunded_cents,
-    } in &day.money
-    {
-        let money = |cents: &i64| Money::new(*cents, currency.as_str());
-        let (captured, refunded) = (money(captured_cents), money(refunded_cents));
-        line(
-            &mut text,
-            format_args!("{captured} captured, {refunded} refunded"),
-        );
+    for moved in &day.money {
+        line(&mut text, format_args!("{moved}"));
     }
     if day.money.is_empty() {
         line(&mut text, format_args!("no money moved"));
     }
+    text += &at_stripe.to_string();
     rejected(&mut text, &day.rejected);
     replayed(&mut text, day);
     let (letters, groups) = day.open;
@@ -303,16 +289,18 @@ mod tests {
             open: (7, 2),
         };
         assert_eq!(
-            text(&day),
+            text(&day, &AtStripe::Unknown("no answer in time".to_owned())),
             "10 received: 6 processed, 2 ignored, 1 dead, 0 discarded, 1 under way\n\
              0.042 s from receipt to processed for 95 of 100\n\
              12000 JPY captured, 500 JPY refunded\n\
              90071992547409.93 USD captured, 0.05 USD refunded\n\
+             not compared with Stripe: no answer in time\n\
              3 rejected\n  3 signature_stale\n\
              2 replayed by 1 replays\n  replay 4 by ann: finished, 2 of 3 put back, 2 processed\n\
              1 tried again singly by olga\n\
              7 dead letters open in 2 groups\n"
         );
-        assert!(text(&Day::default()).contains("no money moved\n0 rejected\n0 replayed"));
+        let empty = text(&Day::default(), &AtStripe::NotAsked);
+        assert!(empty.contains("no money moved\n0 rejected\n0 replayed"));
     }
 }

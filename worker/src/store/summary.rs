@@ -1,11 +1,14 @@
 //! What the daily summary counts.
 
+use std::collections::HashMap;
+
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use shared::database::{StoreError, query, query_opt};
 use tokio_postgres::Row;
 
-use crate::alerting::summary::{Day, Events, Moved, Replay};
+use crate::alerting::charges::Moved;
+use crate::alerting::summary::{Day, Events, Replay};
 
 /// Lets this transaction's statements take longer: a day may be large.
 pub async fn take_time(tx: &Transaction<'_>) -> Result<(), StoreError> {
@@ -55,6 +58,27 @@ pub async fn day(tx: &Transaction<'_>, from: Timestamp, to: Timestamp) -> Result
             .collect(),
         open: open.map_or((0, 0), |row| (row.get(0), row.get(1))),
     })
+}
+
+/// What is kept of these payments at Stripe, by their references.
+pub async fn payments(
+    tx: &Transaction<'_>,
+    references: &[&str],
+) -> Result<HashMap<String, Moved>, StoreError> {
+    const PAYMENTS: &str = "
+        SELECT provider_payment_ref, currency, CASE WHEN succeeded THEN amount_cents ELSE 0 END AS captured_cents,
+            refunded_cents
+        FROM payments WHERE provider = 'stripe' AND provider_payment_ref = ANY($1)";
+    let payment = |row: &Row| {
+        let moved = Moved {
+            currency: row.get("currency"),
+            captured_cents: row.get("captured_cents"),
+            refunded_cents: row.get("refunded_cents"),
+        };
+        (row.get("provider_payment_ref"), moved)
+    };
+    let rows = query(tx, PAYMENTS, &[&references]).await?;
+    Ok(rows.iter().map(payment).collect())
 }
 
 async fn events(

@@ -53,7 +53,7 @@ pub fn check_livemode(args: &Args) -> Finding {
     }
 }
 
-/// Whether the key reads Stripe's list of events; nothing where no key is set.
+/// Whether the key reads Stripe's lists; nothing where no key is set.
 pub async fn check_stripe(args: &Args) -> Option<Finding> {
     let mend = "set STRIPE_SECRET_KEY to an active key that may read events, of the mode of STRIPE_LIVEMODE";
     let mut check = Check::default();
@@ -73,9 +73,19 @@ pub async fn check_stripe(args: &Args) -> Option<Finding> {
         undelivered: true,
         after: None,
     };
-    Some(match api.page(&newest).await {
-        Ok(_) => ok("stripe", "the key reads Stripe's list of events"),
-        Err(error) => failed("stripe", error.to_string(), mend),
+    if let Err(error) = api.events(&newest).await {
+        return Some(failed("stripe", error.to_string(), mend));
+    }
+    Some(match api.charges(now, now, 1).await {
+        Ok(_) => ok(
+            "stripe",
+            "the key reads Stripe's lists of events and charges",
+        ),
+        Err(error) => warning(
+            "stripe",
+            error.to_string(),
+            "let the key read charges too: the daily summary is not compared with Stripe's money else",
+        ),
     })
 }
 

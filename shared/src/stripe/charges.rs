@@ -1,0 +1,83 @@
+//! Stripe's list of charges (docs.stripe.com/api/charges/list): newest first. What was really taken and given back.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::api::{ApiError, MAX_LISTED, Page, Patience, StripeApi};
+
+/// Between two pages: a tenth of the requests that Stripe allows in live mode.
+const BREATH: Duration = Duration::from_millis(100);
+
+/// A charge, as far as its money goes. Amounts are in minor units.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Charge {
+    /// `ch_…` or `py_…`.
+    pub id: String,
+    /// The PaymentIntent that it belongs to; none of what was charged without one.
+    pub payment_intent: Option<String>,
+    /// What was taken: none of a charge that failed or was not captured yet.
+    pub amount_captured: i64,
+    /// What was given back since, of it.
+    pub amount_refunded: i64,
+    /// Three lower-case letters.
+    pub currency: String,
+    /// What the shop put there: of a PaymentIntent's charge, what was the intent's when it was charged.
+    #[serde(default)]
+    pub metadata: Value,
+}
+
+impl Charge {
+    /// What payments are known by: the PaymentIntent, or the charge where there is none.
+    pub fn reference(&self) -> &str {
+        self.payment_intent.as_deref().unwrap_or(&self.id)
+    }
+}
+
+impl StripeApi {
+    /// Every charge made from one time until before another one; none where there are more than `most`.
+    pub async fn charges(
+        &self,
+        from: Timestamp,
+        to: Timestamp,
+        most: usize,
+    ) -> Result<Option<Vec<Charge>>, ApiError> {
+        let mut charges: Vec<Charge> = Vec::new();
+        while charges.len() <= most {
+            let after = charges.last().map(|charge| charge.id.as_str());
+            let parameters = parameters(from, to, after);
+            let page = self.page_of_charges(&parameters).await?;
+            let is_last = !page.has_more || page.data.is_empty();
+            charges.extend(page.data);
+            if is_last {
+                return Ok(Some(charges).filter(|charges| charges.len() <= most));
+            }
+            tokio::time::sleep(BREATH).await;
+        }
+        Ok(None)
+    }
+
+    async fn page_of_charges(&self, parameters: &str) -> Result<Page<Charge>, ApiError> {
+        let mut patience = Patience::default();
+        loop {
+            match self.list("charges", parameters).await {
+                Err(error) => patience.bear(error).await?,
+                page => return page,
+            }
+        }
+    }
+}
+
+fn parameters(from: Timestamp, to: Timestamp, after: Option<&str>) -> String {
+    let mut parameters = form_urlencoded::Serializer::new(String::new());
+    parameters
+        .append_pair("limit", MAX_LISTED)
+        .append_pair("created[gte]", &from.as_second().to_string())
+        .append_pair("created[lt]", &to.as_second().to_string());
+    if let Some(after) = after {
+        parameters.append_pair("starting_after", after);
+    }
+    parameters.finish()
+}
