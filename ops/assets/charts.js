@@ -24,8 +24,8 @@
       text: count,
     },
     speed: {
-      data: (d) => [d.at, d.median_s, d.p95_s],
-      lines: [["median", "--good"], ["95 %", "--warn"]],
+      data: (d) => [d.at, d.median_s, d.p95_s, d.p99_s],
+      lines: [["median", "--good"], ["95 %", "--warn"], ["99 %", "--bad"]],
       text: duration,
     },
     age: {
@@ -49,7 +49,7 @@
       ...chart.lines.map(([label, name], nth) => ({
         label,
         stroke: color(name),
-        fill: nth === 0 && chart.lines.length !== 2 ? color(name).replace("rgb(", "rgba(").replace(")", ", .1)") : undefined,
+        fill: nth === 0 && chart !== charts.speed ? color(name).replace("rgb(", "rgba(").replace(")", ", .1)") : undefined,
         width: 1.5,
         spanGaps: false,
         // A lonely minute is no line.

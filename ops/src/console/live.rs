@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::answers::Answers;
 use super::lights::{Light, broker, light, service};
 use super::probes::Prober;
 use super::reply::{self, Reply};
@@ -72,6 +73,8 @@ pub struct Facts {
     pub minutes: Vec<Minute>,
     /// The backlog's age since this process started, for an hour at the most.
     pub ages: Vec<Age>,
+    /// How soon 50, 95 and 99 of 100 webhooks of the last minute were answered.
+    pub answered: [String; 3],
 }
 
 impl Facts {
@@ -115,6 +118,11 @@ impl Facts {
     /// The same, of the slowest twentieth.
     pub fn p95(&self) -> String {
         view::seconds_or_dash(&self.minutes.iter().rev().find_map(|minute| minute.p95_s))
+    }
+
+    /// The same, of the slowest hundredth.
+    pub fn p99(&self) -> String {
+        view::seconds_or_dash(&self.minutes.iter().rev().find_map(|minute| minute.p99_s))
     }
 
     /// Webhooks refused in the last hour.
@@ -206,6 +214,7 @@ struct History {
     polls: u32,
     minutes: BTreeMap<Timestamp, Minute>,
     ages: VecDeque<Age>,
+    answers: Answers,
 }
 
 impl Live {
@@ -264,11 +273,13 @@ struct Asked {
 impl History {
     async fn poll(&mut self, sources: &Sources) -> Snapshot {
         let at = Timestamp::now();
-        let (gateways, workers, asked) = tokio::join!(
+        let (gateways, workers, answers, asked) = tokio::join!(
             sources.prober.ask(&sources.gateways),
             sources.prober.ask(&sources.workers),
+            sources.prober.answers(&sources.gateways),
             self.ask_database(&sources.pool, at)
         );
+        self.answers.note(at, answers);
         let database = match &asked {
             Ok(_) => light("Database", "up", "up", "it answers"),
             Err(error) => {
@@ -286,6 +297,7 @@ impl History {
             at,
             lights,
             minutes: self.last_hour(at),
+            answered: self.answers.last_minute(),
             ..Facts::default()
         };
         if let Ok(asked) = asked {
@@ -345,6 +357,7 @@ impl History {
                     dead: 0,
                     median_s: None,
                     p95_s: None,
+                    p99_s: None,
                 })
             })
             .collect()

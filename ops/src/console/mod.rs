@@ -1,10 +1,11 @@
 //! `ops console`: pages for the people on call, on a listener of its own. It reads through the stores of `ops`, and
 //! changes only what the command line can change too.
 
+mod answers;
 mod app;
 mod assets;
 mod auth;
-mod config;
+pub mod config;
 mod guard;
 pub(crate) mod lights;
 mod live;

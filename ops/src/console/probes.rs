@@ -6,6 +6,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde::Deserialize;
 
+use super::answers::Histogram;
+
 /// What an admin listener said.
 #[derive(Debug, Clone)]
 pub struct Probe {
@@ -67,6 +69,15 @@ impl Prober {
             (url.clone(), text.map(|text| by_outcome(&text)))
         }))
         .await
+    }
+
+    /// How soon each gateway that answers has answered webhooks since it started.
+    pub async fn answers(&self, urls: &[String]) -> BTreeMap<String, Histogram> {
+        let asked = join_all(urls.iter().map(|url| async move {
+            let text = self.get(&format!("{url}/metrics")).await?;
+            Some((url.clone(), Histogram::read(&text)))
+        }));
+        asked.await.into_iter().flatten().collect()
     }
 
     async fn get(&self, url: &str) -> Option<String> {

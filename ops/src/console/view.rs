@@ -121,6 +121,14 @@ pub fn seconds(seconds: &f64) -> String {
     }
 }
 
+/// Seconds as a duration in words, with tenths of milliseconds.
+pub fn seconds_finely(value: f64) -> String {
+    match value {
+        0.0..0.01 => format!("{} ms", (value * 10_000.0).round() / 10.0),
+        value => seconds(&value),
+    }
+}
+
 /// Seconds as a duration in words, or a dash.
 pub fn seconds_or_dash(value: &Option<f64>) -> String {
     value.as_ref().map_or("–".to_owned(), seconds)

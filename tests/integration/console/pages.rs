@@ -1,9 +1,9 @@
 //! What the pages show, and that they show nothing else.
 
-use harness::TestBed;
 use harness::binaries::{Process, ops};
 use harness::console::{Console, encoded};
-use harness::stripe::get;
+use harness::stripe::{self, get};
+use harness::{TestBed, eventually};
 use serde_json::{Value, json};
 
 use super::{GROUP, PAYLOAD, dead_event};
@@ -247,6 +247,27 @@ async fn the_overview_is_told_to_all_who_look_without_asking_again() {
     assert!(told.contains("event: overview\nid: "), "{told}");
     let charts: Value = get(console.address, "/overview/charts.json").await.body;
     assert_eq!(charts["at"].as_array().unwrap().len(), 60);
+}
+
+#[tokio::test]
+async fn the_overview_tells_how_soon_webhooks_are_answered() {
+    let bed = TestBed::new().await;
+    let gateway = Process::gateway(&bed, &[]).await;
+    let admin = format!("http://{}", gateway.admin_address);
+    let console = Console::start(&bed, &[("CONSOLE_GATEWAY_ADMIN", &admin)]).await;
+    console
+        .get("/")
+        .await
+        .shows("Time to the answer</dt><dd>–</dd>");
+    eventually("the page tells it", async || {
+        let body = stripe::event(&stripe::event_id(), "a.b", &json!({}));
+        assert_eq!(stripe::post(gateway.address, body).await.status, 200);
+        let page = console.get("/").await;
+        page.text
+            .contains("Time to the answer</dt><dd>≤ ")
+            .then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

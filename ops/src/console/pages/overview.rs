@@ -54,6 +54,7 @@ pub fn charts(app: &App) -> Reply {
         "dead": minutes.iter().map(|minute| minute.dead).collect::<Vec<_>>(),
         "median_s": minutes.iter().map(|minute| minute.median_s).collect::<Vec<_>>(),
         "p95_s": minutes.iter().map(|minute| minute.p95_s).collect::<Vec<_>>(),
+        "p99_s": minutes.iter().map(|minute| minute.p99_s).collect::<Vec<_>>(),
         "age_at": ages.iter().map(|age| age.at.as_second()).collect::<Vec<_>>(),
         "age_s": ages.iter().map(|age| age.seconds).collect::<Vec<_>>(),
     });
