@@ -11,8 +11,8 @@ use crate::store::events::{Attempt, Death, Event};
 pub struct Moment {
     /// When.
     pub at: Timestamp,
-    /// `created`, `received`, `attempt`, `dead`, `replayed`, `discarded`, `hurried`, `revealed`, `due`, `processed` or
-    /// `ignored`.
+    /// `created`, `received`, `attempt`, `dead`, `replayed`, `discarded`, `hurried`, `revealed`, `due`, `unpublished`,
+    /// `processed` or `ignored`.
     pub what: &'static str,
     /// The attempt's number.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,17 +71,19 @@ impl Moment {
             ("hurried", ..) => "next attempt made due".to_owned(),
             ("revealed", ..) => "payload revealed".to_owned(),
             ("due", ..) => "next attempt".to_owned(),
+            ("unpublished", ..) => "waits to be published".to_owned(),
             (what, ..) => what.to_owned(),
         }
     }
 }
 
-/// Everything in its order. Audit entries are those that name the event.
+/// Everything in its order. Audit entries are those that name the event; it may be unpublished since it should not be.
 pub fn timeline(
     event: &Event,
     attempts: &[Attempt],
     deaths: &[Death],
     audit: &[Entry],
+    unpublished_since: Option<Timestamp>,
 ) -> Vec<Moment> {
     let created = event.created_at.map(|at| Moment::new(at, "created"));
     let mut moments: Vec<Moment> = created.into_iter().collect();
@@ -102,6 +104,7 @@ pub fn timeline(
         _ => event.due_at.map(|at| Moment::new(at, "due")),
     };
     moments.extend(last);
+    moments.extend(unpublished_since.map(|since| Moment::new(since, "unpublished")));
     moments.sort_by_key(|moment| moment.at);
     moments
 }
@@ -228,7 +231,7 @@ mod tests {
             entry(30, "event.retry", json!({ "state_before": "retrying" })),
             entry(40, "event.reveal", json!({})),
         ];
-        let moments = timeline(&event("processed"), &[attempt], &deaths, &audit);
+        let moments = timeline(&event("processed"), &[attempt], &deaths, &audit, None);
         let told: Vec<String> = moments
             .iter()
             .map(|moment| {
@@ -257,13 +260,19 @@ mod tests {
     #[test]
     fn a_death_that_nobody_resolved_is_the_end() {
         let mut open = death(10, "discarded", None);
-        let discarded = timeline(&event("discarded"), &[], std::slice::from_ref(&open), &[]);
+        let discarded = timeline(
+            &event("discarded"),
+            &[],
+            std::slice::from_ref(&open),
+            &[],
+            None,
+        );
         assert_eq!(
             discarded.last().map(|moment| moment.what),
             Some("discarded")
         );
         (open.resolved_at, open.resolution) = (None, None);
-        let dead = timeline(&event("dead"), &[], &[open], &[]);
+        let dead = timeline(&event("dead"), &[], &[open], &[], None);
         assert_eq!(dead.last().map(|moment| moment.what), Some("dead"));
     }
 }

@@ -241,7 +241,8 @@ async fn show_timeline(database: &Database, id: &str, output: Output) -> Result<
         ..audit::Filter::default()
     };
     let audit = audit::list(&client, &named, MOST_AUDIT).await?;
-    let moments = timeline(&event, &attempts, &deaths, &audit);
+    let unpublished = events::unpublished_since(&client, id).await?;
+    let moments = timeline(&event, &attempts, &deaths, &audit, unpublished);
     output.print_list("timeline", &moments, None::<Cursor>, |moments| {
         table(["at", "what", "details"], moments.iter().map(moment_row))
     })

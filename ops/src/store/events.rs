@@ -110,6 +110,19 @@ pub async fn attempts(client: &impl GenericClient, id: &str) -> Result<Vec<Attem
     Ok(rows.iter().map(attempt).collect())
 }
 
+/// Since when an event's message is due and did not go out: the broker takes none, or nobody relays. A relay that tries in
+/// vain makes it due anew each time.
+pub async fn unpublished_since(
+    client: &impl GenericClient,
+    id: &str,
+) -> Result<Option<Timestamp>, StoreError> {
+    const OVERDUE: &str = "
+        SELECT min(available_at) FROM outbox JOIN webhook_events event ON event.id = event_id
+        WHERE event_id = $1 AND available_at <= now() AND state IN ('received', 'retrying')";
+    let row = query_opt(client, OVERDUE, &[&id]).await?;
+    Ok(row.and_then(|row| row.get(0)))
+}
+
 /// A death of an event, and what became of it.
 #[derive(Debug)]
 pub struct Death {

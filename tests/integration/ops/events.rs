@@ -226,6 +226,35 @@ async fn a_timeline_tells_attempts_deaths_and_what_people_did() {
 }
 
 #[tokio::test]
+async fn a_timeline_tells_that_a_message_waits_to_be_published() {
+    let bed = TestBed::new().await;
+    let (gateway, worker) = start(&bed).await;
+    worker.stop().await.unwrap();
+    let id = event_id();
+    let body = event(&id, "some.type", &json!({}));
+    assert_eq!(post(gateway.address, body).await.status, 200);
+    let last = async || {
+        let told = ops(&bed, &["events", "timeline", &id, "--json"]).await;
+        let moments = told.expect_code(0).json()["timeline"].clone();
+        moments.as_array().unwrap().last().unwrap()["what"].clone()
+    };
+    bed.until_count("SELECT count(*) FROM outbox", 0).await;
+    assert_eq!(last().await, "received");
+    // As after a broker that went away for longer than the gateway tries.
+    let unpublished = format!(
+        "INSERT INTO outbox (event_id, available_at) VALUES ('{id}', now()), ('{id}', now() + interval '1 hour')"
+    );
+    bed.db.batch_execute(&unpublished).await.unwrap();
+    assert_eq!(last().await, "unpublished");
+    bed.db.batch_execute("DELETE FROM outbox").await.unwrap();
+    let planned = format!(
+        "INSERT INTO outbox (event_id, available_at) VALUES ('{id}', now() + interval '1 hour')"
+    );
+    bed.db.batch_execute(&planned).await.unwrap();
+    assert_eq!(last().await, "received");
+}
+
+#[tokio::test]
 async fn a_body_is_printed_with_personal_data_covered() {
     let bed = TestBed::new().await;
     let (gateway, _worker) = start(&bed).await;

@@ -123,11 +123,12 @@ async fn page(client: &Object, visit: &Visit, id: &str, uncovered: bool) -> Resu
     let attempts = events::attempts(client, id).await?;
     let deaths = events::deaths(client, id).await?;
     let audit = audit::list(client, &filter, MOST_AUDIT).await?;
+    let unpublished = events::unpublished_since(client, id).await?;
     let size = body.as_ref().map_or(0, Vec::len);
     let size = i64::try_from(size).unwrap_or(i64::MAX);
     Ok(Page {
         frame: Frame::new(visit, "events"),
-        moments: timeline(&event, &attempts, &deaths, &audit),
+        moments: timeline(&event, &attempts, &deaths, &audit, unpublished),
         audit,
         objects,
         payload: payload(body, uncovered),
