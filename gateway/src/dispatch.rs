@@ -1,7 +1,7 @@
 //! Publishes what was just committed, beside the requests: nobody waits for the broker. What fails here, or does not fit,
 //! stays in the outbox for the workers' relay.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use shared::broker::{Message, Publisher};
@@ -76,7 +76,7 @@ impl Dispatcher {
     /// Has a committed event's message published in the background.
     pub fn dispatch(&self, committed: Committed) {
         if !self.intake.offer(committed) {
-            self.metrics.published("skipped", 1);
+            self.metrics.skipped();
         }
     }
 
@@ -110,6 +110,7 @@ impl Lane {
 
     async fn publish(&self, batch: &[Committed]) {
         shared::failpoint!("gateway.before_publish");
+        let started = Instant::now();
         let publishes = batch.iter().map(|row| self.publisher.publish(&row.message));
         let results = join_all(publishes).await;
         let mut confirmed = 0;
@@ -122,8 +123,8 @@ impl Lane {
                 Err(error) => debug!(event_id = row.message.event_id, %error, "left to the relay"),
             }
         }
-        self.metrics.published("confirmed", confirmed);
-        self.metrics.published("failed", batch.len() - confirmed);
+        let failed = batch.len() - confirmed;
+        self.metrics.published(confirmed, failed, started.elapsed());
     }
 }
 

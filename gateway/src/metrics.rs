@@ -11,7 +11,12 @@ pub struct Metrics {
     webhooks: Counter<u64>,
     duration: Histogram<f64>,
     publishes: Counter<u64>,
+    confirm: Histogram<f64>,
 }
+
+const SECONDS: [f64; 12] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+];
 
 const OUTCOMES: [&str; 16] = [
     "accepted",
@@ -45,11 +50,17 @@ impl Metrics {
                 .f64_histogram("tollgate_webhook_duration")
                 .with_unit("s")
                 .with_description("Time from the headers of a webhook to its answer")
-                .with_boundaries(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0])
+                .with_boundaries(SECONDS.to_vec())
                 .build(),
             publishes: meter
                 .u64_counter("tollgate_publishes")
                 .with_description("Messages published at once: confirmed, failed, or skipped because too many are under way")
+                .build(),
+            confirm: meter
+                .f64_histogram("tollgate_publish_confirm_duration")
+                .with_unit("s")
+                .with_description("Time until the broker has answered all of the messages that were published together")
+                .with_boundaries(SECONDS.to_vec())
                 .build(),
         };
         // A counter that begins with its first count has no increase that an alert could see.
@@ -70,8 +81,22 @@ impl Metrics {
         self.duration.record(took.as_secs_f64(), &[]);
     }
 
-    /// Counts publishes.
-    pub fn published(&self, result: &'static str, count: usize) {
+    /// Counts messages that were published together, and how long the broker took.
+    pub fn published(&self, confirmed: usize, failed: usize, took: Duration) {
+        self.count("confirmed", confirmed);
+        self.count("failed", failed);
+        // What was not even sent tells nothing of the broker.
+        if confirmed > 0 {
+            self.confirm.record(took.as_secs_f64(), &[]);
+        }
+    }
+
+    /// Counts a message that is left to the relay.
+    pub fn skipped(&self) {
+        self.count("skipped", 1);
+    }
+
+    fn count(&self, result: &'static str, count: usize) {
         if count > 0 {
             let label = [KeyValue::new("result", result)];
             self.publishes.add(count as u64, &label);

@@ -159,6 +159,43 @@ async fn metrics_count_with_bounded_labels() {
     assert!(!text.contains("type.of"), "{text}");
 }
 
+#[tokio::test]
+async fn gauges_tell_what_waits() {
+    let bed = TestBed::new().await;
+    bed.db
+        .batch_execute(
+            "INSERT INTO webhook_events (id, type, state, attempts, budget_from, due_at, received_at, last_error) VALUES
+                ('evt_new', 'a.b', 'retrying', 1, 0, now() + interval '1 hour', now() - interval '100 seconds', 'e'),
+                ('evt_replayed', 'a.b', 'retrying', 6, 5, now() + interval '1 hour', now() - interval '9 days', 'e');
+             INSERT INTO webhook_events (id, type, state, attempts, last_error, finished_at)
+             VALUES ('evt_dead', 'a.b', 'dead', 1, 'e', now()), ('evt_gone', 'a.b', 'discarded', 1, 'e', now());
+             INSERT INTO dead_letters (event_id, reason, error, fingerprint, resolved_at, resolution)
+             VALUES ('evt_dead', 'timeout', 'e', 'f00d', NULL, NULL), ('evt_gone', 'timeout', 'e', 'f00d', now(), 'discarded');
+             INSERT INTO replays (created_by, reason, filter, plan_hash, planned_count, rate_per_s, state, cursor, skipped,
+                started_at, changed_by, changed_why)
+             VALUES ('ann', 'they may go now', '{}', 'h', 3, 20, 'paused', 1, 1, now(), 'ann', 'later')",
+        )
+        .await
+        .unwrap();
+    let worker = Process::worker(&bed, &[("RESCUE_AFTER", "10s")]).await;
+    let lines = [
+        "tollgate_backlog_events 2",
+        "tollgate_backlog_oldest_age_seconds 1",
+        "tollgate_open_dead_letters 1",
+        "tollgate_events_to_replay 2",
+        "tollgate_unpublished_messages 0",
+        "tollgate_attempts_under_way 0",
+    ];
+    let text = eventually("the gauges", async || {
+        let text = worker.metrics().await.unwrap();
+        text.contains(lines[0]).then_some(text)
+    })
+    .await;
+    for line in lines {
+        assert!(text.contains(line), "{line} is missing in {text}");
+    }
+}
+
 /// Takes OTLP over HTTP, and keeps the bodies by path.
 async fn collector() -> (String, Arc<Mutex<Vec<(String, Vec<u8>)>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Gauge, Histogram};
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
+
+use crate::store::events::Backlog;
 
 /// The worker's instruments; clones share them.
 #[derive(Clone)]
 pub struct Metrics {
     attempts: Counter<u64>,
     duration: Histogram<f64>,
+    under_way: UpDownCounter<i64>,
+    wait: Histogram<f64>,
     age: Histogram<f64>,
     dead_letters: Counter<u64>,
     wrong_mode: Counter<u64>,
@@ -20,8 +24,52 @@ pub struct Metrics {
     alert_notices: Counter<u64>,
     reconciliations: Counter<u64>,
     imported: Counter<u64>,
-    backlog: Gauge<i64>,
-    backlog_age: Gauge<f64>,
+    backlog: BacklogGauges,
+}
+
+/// What waits.
+#[derive(Clone)]
+struct BacklogGauges {
+    events: Gauge<i64>,
+    oldest: Gauge<f64>,
+    unpublished: Gauge<i64>,
+    dead_letters: Gauge<i64>,
+    to_replay: Gauge<i64>,
+}
+
+impl BacklogGauges {
+    fn new(meter: &Meter) -> Self {
+        let gauge = |name, text| meter.i64_gauge(name).with_description(text).build();
+        Self {
+            events: gauge("tollgate_backlog_events", "Events that are not final"),
+            oldest: meter
+                .f64_gauge("tollgate_backlog_oldest_age")
+                .with_unit("s")
+                .with_description("Age of the oldest event that is not final")
+                .build(),
+            unpublished: gauge(
+                "tollgate_unpublished_messages",
+                "Messages that are due and were not published",
+            ),
+            dead_letters: gauge(
+                "tollgate_open_dead_letters",
+                "Dead letters that nobody has replayed or discarded",
+            ),
+            to_replay: gauge(
+                "tollgate_events_to_replay",
+                "Events that replays have yet to put back",
+            ),
+        }
+    }
+}
+
+/// An attempt that is counted as under way until this is dropped.
+pub struct UnderWay<'a>(&'a Metrics);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.add(-1, &[]);
+    }
 }
 
 const SECONDS: [f64; 14] = [
@@ -44,6 +92,14 @@ impl Metrics {
         let metrics = Self {
             attempts: counter("tollgate_attempts", "Attempts by event type and outcome"),
             duration: seconds("tollgate_attempt_duration", "Time of one attempt"),
+            under_way: meter
+                .i64_up_down_counter("tollgate_attempts_under_way")
+                .with_description("Attempts that have begun and not ended")
+                .build(),
+            wait: seconds(
+                "tollgate_queue_wait",
+                "Time from an event's first webhook to its first attempt",
+            ),
             age: seconds(
                 "tollgate_event_age_when_final",
                 "Time from an event's first webhook to its final state",
@@ -81,15 +137,7 @@ impl Metrics {
                 "tollgate_reconciled_events",
                 "Events that scheduled reconciliations imported",
             ),
-            backlog: meter
-                .i64_gauge("tollgate_backlog_events")
-                .with_description("Events that are not final")
-                .build(),
-            backlog_age: meter
-                .f64_gauge("tollgate_backlog_oldest_age")
-                .with_unit("s")
-                .with_description("Age of the oldest event that is not final")
-                .build(),
+            backlog: BacklogGauges::new(&meter),
         };
         metrics.begin();
         metrics
@@ -98,6 +146,7 @@ impl Metrics {
     /// A counter that begins with its first count has no increase that an alert could see.
     fn begin(&self) {
         self.wrong_mode.add(0, &[]);
+        self.under_way.add(0, &[]);
         self.rescued.add(0, &[]);
         self.imported.add(0, &[]);
         for result in ["finished", "failed"] {
@@ -125,17 +174,23 @@ impl Metrics {
         }
     }
 
-    /// Counts an attempt.
+    /// Counts an attempt as under way.
+    pub fn begun(&self) -> UnderWay<'_> {
+        self.under_way.add(1, &[]);
+        UnderWay(self)
+    }
+
+    /// Counts an attempt that ended.
     pub fn attempted(&self, label: &'static str, outcome: &'static str, took: Duration) {
-        self.attempts.add(
-            1,
-            &[
-                KeyValue::new("type", label),
-                KeyValue::new("outcome", outcome),
-            ],
-        );
-        self.duration
-            .record(took.as_secs_f64(), &[KeyValue::new("type", label)]);
+        let event_type = KeyValue::new("type", label);
+        let labels = [event_type.clone(), KeyValue::new("outcome", outcome)];
+        self.attempts.add(1, &labels);
+        self.duration.record(took.as_secs_f64(), &[event_type]);
+    }
+
+    /// Notes how long an event waited for its first attempt.
+    pub fn waited(&self, wait_s: f64) {
+        self.wait.record(wait_s.max(0.0), &[]);
     }
 
     /// Notes an event's age when it became final.
@@ -195,8 +250,18 @@ impl Metrics {
     }
 
     /// Notes how much waits.
-    pub fn backlog(&self, events: i64, oldest_s: f64) {
-        self.backlog.record(events, &[]);
-        self.backlog_age.record(oldest_s, &[]);
+    pub fn backlog(&self, backlog: &Backlog) {
+        let Backlog {
+            events,
+            oldest_s,
+            unpublished,
+            dead_letters,
+            to_replay,
+        } = *backlog;
+        self.backlog.events.record(events, &[]);
+        self.backlog.oldest.record(oldest_s, &[]);
+        self.backlog.unpublished.record(unpublished, &[]);
+        self.backlog.dead_letters.record(dead_letters, &[]);
+        self.backlog.to_replay.record(to_replay, &[]);
     }
 }

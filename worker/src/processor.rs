@@ -94,6 +94,7 @@ impl Processor {
         event_id: &str,
         trace: &TraceContext,
     ) -> Result<Handled, StoreError> {
+        let _under_way = self.metrics.begun();
         let mut conflicts = 0;
         loop {
             match self.attempt(event_id, trace).await {
@@ -273,8 +274,7 @@ impl Processor {
             );
             self.metrics.dead_letter(kind);
         }
-        self.metrics
-            .attempted(run.label, outcome, run.started.elapsed());
+        self.count(run, outcome);
         Ok(Handled::Attempted)
     }
 
@@ -356,12 +356,26 @@ impl Processor {
                 "event {word}"
             );
         }
-        self.metrics
-            .attempted(run.label, word, run.started.elapsed());
+        self.count(run, word);
         let age = Timestamp::now()
             .duration_since(run.locked.received_at)
             .as_secs_f64();
         self.metrics.finished(age);
+    }
+
+    fn count(&self, run: &Run<'_>, outcome: &'static str) {
+        let LockedEvent {
+            attempts,
+            now,
+            received_at,
+            ..
+        } = run.locked;
+        if *attempts == 0 {
+            let wait = now.duration_since(*received_at);
+            self.metrics.waited(wait.as_secs_f64());
+        }
+        self.metrics
+            .attempted(run.label, outcome, run.started.elapsed());
     }
 }
 

@@ -55,9 +55,12 @@ impl Rescue {
         let after = self.after.mul_f64(0.9);
         let backlog = with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
             events::backlog(client).await
-        })
-        .await?;
-        self.metrics.backlog(backlog.events, backlog.oldest_s);
+        });
+        // So many may wait that counting them takes too long: they are rescued all the same.
+        match backlog.await {
+            Ok(backlog) => self.metrics.backlog(&backlog),
+            Err(error) => warn!(%error, "what waits is not counted"),
+        }
         let rescued = with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
             events::rescue(client, after, BATCH).await
         })

@@ -319,19 +319,31 @@ pub struct Backlog {
     pub events: i64,
     /// Age of the oldest of them that was not replayed, in seconds.
     pub oldest_s: f64,
+    /// Messages that should have been published and were not.
+    pub unpublished: i64,
+    /// Dead letters that nobody has replayed or discarded.
+    pub dead_letters: i64,
+    /// Events that replays have yet to put back.
+    pub to_replay: i64,
 }
 
 /// Counts what waits.
 pub async fn backlog(client: &impl GenericClient) -> Result<Backlog, StoreError> {
     const BACKLOG: &str = "
-        SELECT count(*),
-            greatest(extract(epoch FROM now() - min(received_at) FILTER (WHERE budget_from = 0)), 0)::float8
+        SELECT count(*) AS events,
+            greatest(extract(epoch FROM now() - min(received_at) FILTER (WHERE budget_from = 0)), 0)::float8 AS oldest_s,
+            (SELECT count(*) FROM outbox WHERE available_at <= now()) AS unpublished,
+            (SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL) AS dead_letters,
+            (SELECT coalesce(sum(planned_count - cursor), 0) FROM replays WHERE finished_at IS NULL) AS to_replay
         FROM webhook_events WHERE state IN ('received', 'retrying')";
     let row = query_opt(client, BACKLOG, &[])
         .await?
         .ok_or(StoreError::Rejected("a count without a row"))?;
     Ok(Backlog {
-        events: row.get(0),
-        oldest_s: row.get(1),
+        events: row.get("events"),
+        oldest_s: row.get("oldest_s"),
+        unpublished: row.get("unpublished"),
+        dead_letters: row.get("dead_letters"),
+        to_replay: row.get("to_replay"),
     })
 }
