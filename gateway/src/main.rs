@@ -27,6 +27,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if config.service.only_check {
+        telemetry.stop();
+        return ExitCode::SUCCESS;
+    }
     let runtime = match runtime(config.threads) {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -60,6 +60,9 @@ enum Command {
     Seed(commands::seed::Args),
     /// Check every dependency, setting and privilege, and say how to mend what is wrong
     Doctor(commands::doctor::Args),
+    /// Look at the settings of all programs
+    #[command(subcommand)]
+    Config(commands::config::Command),
     /// Import events that Stripe could not deliver, from its list of events
     Reconcile(Box<commands::reconcile::Args>),
     /// Build, sign and post a realistic event
@@ -125,6 +128,7 @@ async fn run(cli: Cli) -> Result<(), OpsError> {
         Command::Migrate => commands::migrate::run(&database, output).await,
         Command::Seed(args) => commands::seed::run(&database, &args, output).await,
         Command::Doctor(args) => commands::doctor::run(&database, &args, output).await,
+        Command::Config(command) => commands::config::run(&database, command, output).await,
         Command::Reconcile(args) => commands::reconcile::run(&database, &args, output).await,
         Command::Trigger(args) => commands::trigger::run(&database, &args, output).await,
         Command::Events(command) => commands::events::run(&database, command, output).await,
@@ -152,11 +156,8 @@ impl Database {
     /// So many connections.
     pub fn pool(&self, size: usize) -> Result<Pool, OpsError> {
         let raw = self
-            .0
-            .as_deref()
-            .map(str::trim)
-            .filter(|raw| !raw.is_empty());
-        let raw = raw.ok_or_else(|| OpsError::Usage("DATABASE_URL is not set".to_owned()))?;
+            .url()
+            .ok_or_else(|| OpsError::Usage("DATABASE_URL is not set".to_owned()))?;
         let config = database_url(raw)
             .map_err(|problem| OpsError::Usage(format!("DATABASE_URL {problem}")))?;
         let settings = PoolSettings {
@@ -172,7 +173,13 @@ impl Database {
 
     /// Whether it was said where the database is.
     pub fn is_known(&self) -> bool {
-        self.0.as_deref().is_some_and(|raw| !raw.trim().is_empty())
+        self.url().is_some()
+    }
+
+    /// What was said of where the database is.
+    fn url(&self) -> Option<&str> {
+        let raw = self.0.as_deref().map(str::trim);
+        raw.filter(|raw| !raw.is_empty())
     }
 }
 

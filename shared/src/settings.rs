@@ -30,6 +30,9 @@ pub struct ServiceArgs {
     /// Log lines as `json` or `text`
     #[arg(long, env = "LOG_FORMAT", default_value = "json")]
     log_format: String,
+    /// Check the settings, say what is wrong with them, and end
+    #[arg(long)]
+    check: bool,
 }
 
 /// The settings that every service takes, parsed.
@@ -40,6 +43,8 @@ pub struct ServiceSettings {
     pub broker: BrokerSettings,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// Whether that was all that was asked for.
+    pub only_check: bool,
 }
 
 impl ServiceArgs {
@@ -53,6 +58,7 @@ impl ServiceArgs {
             database: database?,
             broker: BrokerSettings::new(amqp_uri?, prefix?),
             log_format: log_format?,
+            only_check: self.check,
         })
     }
 }

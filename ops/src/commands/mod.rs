@@ -2,6 +2,7 @@
 
 pub mod alerts;
 pub mod completions;
+pub mod config;
 mod confirm;
 pub mod dead_letters;
 pub mod doctor;

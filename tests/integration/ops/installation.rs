@@ -7,6 +7,65 @@ use serde_json::{Value, json};
 use super::start;
 
 #[tokio::test]
+async fn settings_are_checked_without_starting_anything() {
+    let bed = TestBed::new().await;
+    let (secret, broker) = (
+        ("STRIPE_WEBHOOK_SECRET", "whsec_canary"),
+        ("AMQP_URL", "amqp://127.0.0.1:1"),
+    );
+    let states = |done: &harness::binaries::Done| {
+        let told = done.json()["config"].as_array().unwrap().clone();
+        let state = |program: &Value| {
+            format!(
+                "{} {}",
+                program["program"].as_str().unwrap(),
+                program["state"].as_str().unwrap()
+            )
+        };
+        told.iter().map(state).collect::<Vec<_>>()
+    };
+    let check = ["config", "check", "--json"];
+    let done = ops_with(&bed, &check, &[secret, broker]).await;
+    assert_eq!(
+        states(done.expect_code(0)),
+        ["gateway ok", "worker ok", "console ok"]
+    );
+    let wrong = [
+        secret,
+        broker,
+        ("GATEWAY_LISTEN", "here"),
+        ("GATEWAY_THREADS", "0"),
+        ("WORKER_CONCURRENCY", "many"),
+        ("CONSOLE_LISTEN", "0.0.0.0:9090"),
+    ];
+    let done = ops_with(&bed, &check, &wrong).await;
+    assert_eq!(
+        states(done.expect_code(2)),
+        ["gateway failed", "worker failed", "console failed"]
+    );
+    let table = ops_with(&bed, &["config", "check"], &wrong).await.stdout();
+    for name in [
+        "GATEWAY_LISTEN",
+        "GATEWAY_THREADS",
+        "WORKER_CONCURRENCY",
+        "CONSOLE_LISTEN",
+    ] {
+        assert!(table.contains(name), "{table}");
+    }
+    assert!(!table.contains("canary"), "{table}");
+    let only_one = ops_with(&bed, &check, &[broker, ("STRIPE_WEBHOOK_SECRET", "")]).await;
+    assert_eq!(
+        states(only_one.expect_code(2)),
+        ["gateway failed", "worker ok", "console ok"]
+    );
+    assert!(
+        only_one
+            .stdout()
+            .contains("STRIPE_WEBHOOK_SECRET is not set")
+    );
+}
+
+#[tokio::test]
 async fn seed_loads_all_or_nothing_and_again_without_effect() {
     let bed = TestBed::new().await;
     let product = json!({ "id": "ga", "kind": "seat", "name": "GA", "unit_amount_cents": 2500, "currency": "usd", "capacity": 9 });
