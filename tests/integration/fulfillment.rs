@@ -432,6 +432,33 @@ async fn five_hundred_buyers_of_a_hundred_seats_never_oversell_and_lose_none() {
 }
 
 #[tokio::test]
+async fn a_seat_that_goes_while_its_buyer_waits_for_it_is_not_sold_twice() {
+    const WAITING: &str = "
+        SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
+        WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()";
+    let bed = TestBed::new().await;
+    seed_seats(&bed, 1, &names(&["first", "second"]), &[]).await;
+    let (gateway, _worker) = start(&bed, &[]).await;
+    // The last seat is sold, and that is not committed yet.
+    let sell = "
+        BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('seat', 1));
+        UPDATE registrations SET status = 'active' WHERE order_id = 'first'";
+    bed.db.batch_execute(sell).await.unwrap();
+    let id = event_id();
+    let body = event(&id, "payment_intent.succeeded", &payment_intent("second"));
+    assert_eq!(post(gateway.address, body).await.status, 200);
+    bed.until_count(WAITING, 1).await;
+    bed.db.batch_execute("COMMIT").await.unwrap();
+    bed.until_state(&id, "processed").await;
+    let second = "
+        SELECT concat_ws(' ', status, (SELECT count(*) FROM tickets), (SELECT count(*) FROM emails),
+            (SELECT string_agg(kind, ',') FROM alerts), (SELECT max(attempts) FROM webhook_events))
+        FROM orders WHERE id = 'second'";
+    let expected = "review 0 0 paid_but_unfulfillable 1";
+    assert_eq!(bed.text(second).await, expected);
+}
+
+#[tokio::test]
 async fn refunds_and_offers_at_the_same_time_neither_lock_up_nor_oversell() {
     const SEATS: usize = 20;
     let bed = TestBed::new().await;

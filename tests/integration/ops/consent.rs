@@ -78,6 +78,47 @@ async fn many_are_agreed_to_by_their_number() {
 }
 
 #[tokio::test]
+async fn every_one_of_many_that_are_discarded_is_audited() {
+    let bed = TestBed::new().await;
+    dead_events(&bed, 2_500).await;
+    let discard = ["dead-letters", "discard", "--all", "--yes", WHY];
+    let done = ops(&bed, &discard).await;
+    assert_eq!(done.expect_code(0).stdout(), "2500 of 2500 discarded\n");
+    let audited = |of: &str| {
+        format!(
+            "SELECT count(DISTINCT named) FROM audit_log, jsonb_array_elements_text(details -> '{of}') AS named
+             WHERE action = 'dead_letters.discard'"
+        )
+    };
+    for of in ["ids", "event_ids"] {
+        assert_eq!(bed.count(&audited(of)).await, 2_500, "{of}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_forced_is_audited_and_a_reason_has_a_length() {
+    let bed = TestBed::new().await;
+    dead_events(&bed, 4).await;
+    let two = "--filter=id:evt_1 id:evt_2";
+    let replay = ["dead-letters", "replay", two, "--yes", "--force"];
+    let long = format!("--reason={}", "x".repeat(1_001));
+    for (reason, code) in [("--reason=short", 2), (&long, 2), (WHY, 0)] {
+        let replay: Vec<&str> = replay.iter().copied().chain([reason]).collect();
+        ops(&bed, &replay).await.expect_code(code);
+    }
+    let forced = "SELECT count(*) FROM audit_log WHERE action = 'replay.forced'";
+    assert_eq!(bed.count(forced).await, 1);
+    for (event, force) in [("evt_3", "true"), ("evt_4", "false")] {
+        let retry = ["events", "retry", event, WHY];
+        let forced = Some("--force").filter(|_| force == "true");
+        let retry: Vec<&str> = retry.into_iter().chain(forced).collect();
+        ops(&bed, &retry).await.expect_code(0);
+        let last = "SELECT details ->> 'force' FROM audit_log WHERE action = 'event.retry' ORDER BY id DESC LIMIT 1";
+        assert_eq!(bed.text(last).await, force);
+    }
+}
+
+#[tokio::test]
 async fn more_than_max_are_refused() {
     let bed = TestBed::new().await;
     dead_events(&bed, 3).await;
