@@ -37,26 +37,28 @@ impl Charge {
 }
 
 impl StripeApi {
-    /// Every charge made from one time until before another one; none where there are more than `most`.
+    /// Gives every charge made from one time until before another one, newest first. False where there are more than
+    /// `most`: then not all were given.
     pub async fn charges(
         &self,
-        from: Timestamp,
-        to: Timestamp,
+        (from, to): (Timestamp, Timestamp),
         most: usize,
-    ) -> Result<Option<Vec<Charge>>, ApiError> {
-        let mut charges: Vec<Charge> = Vec::new();
-        while charges.len() <= most {
-            let after = charges.last().map(|charge| charge.id.as_str());
-            let parameters = parameters(from, to, after);
+        mut take: impl FnMut(Charge),
+    ) -> Result<bool, ApiError> {
+        let (mut count, mut last) = (0, None::<String>);
+        while count <= most {
+            let parameters = parameters(from, to, last.as_deref());
             let page = self.page_of_charges(&parameters).await?;
             let is_last = !page.has_more || page.data.is_empty();
-            charges.extend(page.data);
+            count += page.data.len();
+            last = page.data.last().map(|charge| charge.id.clone());
+            page.data.into_iter().for_each(&mut take);
             if is_last {
-                return Ok(Some(charges).filter(|charges| charges.len() <= most));
+                return Ok(count <= most);
             }
             tokio::time::sleep(BREATH).await;
         }
-        Ok(None)
+        Ok(false)
     }
 
     async fn page_of_charges(&self, parameters: &str) -> Result<Page<Charge>, ApiError> {

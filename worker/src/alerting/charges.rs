@@ -65,33 +65,45 @@ pub struct There {
     pub order: Option<String>,
 }
 
-/// Payments at Stripe by what they are known by. Charges that took nothing are left out.
-pub fn by_payment(charges: &[Charge]) -> BTreeMap<&str, There> {
-    let mut payments: BTreeMap<&str, There> = BTreeMap::new();
-    for charge in charges.iter().filter(|charge| charge.amount_captured != 0) {
-        let payment = payments.entry(charge.reference()).or_insert_with(|| There {
+/// Payments at Stripe by what they are known by.
+#[derive(Debug, Default)]
+pub struct Payments(BTreeMap<String, There>);
+
+impl Payments {
+    /// Adds a charge, unless it took nothing.
+    pub fn add(&mut self, charge: &Charge) {
+        if charge.amount_captured == 0 {
+            return;
+        }
+        let new = || There {
             moved: Moved {
                 currency: charge.currency.clone(),
                 captured_cents: 0,
                 refunded_cents: 0,
             },
             order: order_ids(&charge.metadata).next(),
-        });
+        };
+        let reference = charge.reference().to_owned();
+        let payment = self.0.entry(reference).or_insert_with(new);
         payment.moved.captured_cents += charge.amount_captured;
         payment.moved.refunded_cents += charge.amount_refunded;
     }
-    payments
+
+    /// What they are known by.
+    pub fn references(&self) -> Vec<&str> {
+        self.0.keys().map(String::as_str).collect()
+    }
 }
 
 /// Holds Stripe's payments against those that are kept here.
-pub fn compare(there: &BTreeMap<&str, There>, here: &HashMap<String, Moved>) -> Comparison {
+pub fn compare(there: &Payments, here: &HashMap<String, Moved>) -> Comparison {
     let mut comparison = Comparison::default();
     let mut sums: BTreeMap<&str, (i64, i64)> = BTreeMap::new();
-    for (reference, There { moved, order }) in there {
+    for (reference, There { moved, order }) in &there.0 {
         let sum = sums.entry(&moved.currency).or_default();
         *sum = (sum.0 + moved.captured_cents, sum.1 + moved.refunded_cents);
-        let (payment, moved) = ((*reference).to_owned(), moved.clone());
-        match (here.get(*reference), order) {
+        let (payment, moved) = (reference.clone(), moved.clone());
+        match (here.get(reference), order) {
             (Some(kept), _) if *kept == moved => comparison.agreeing += 1,
             (Some(kept), _) => comparison.differing.push((payment, moved, kept.clone())),
             (None, Some(order)) => comparison.missing.push((payment, order.clone(), moved)),
@@ -170,6 +182,12 @@ mod tests {
 
     use super::*;
 
+    fn payments(charges: &[Charge]) -> Payments {
+        let mut payments = Payments::default();
+        charges.iter().for_each(|charge| payments.add(charge));
+        payments
+    }
+
     fn charge(id: &str, payment: Option<&str>, captured: i64, refunded: i64) -> Charge {
         Charge {
             id: id.to_owned(),
@@ -209,7 +227,7 @@ mod tests {
             ("pi_refunded".to_owned(), moved(2_500, 0)),
             ("pi_again".to_owned(), moved(700, 0)),
         ]);
-        let comparison = compare(&by_payment(&charges), &here);
+        let comparison = compare(&payments(&charges), &here);
         let told = AtStripe::Compared(comparison);
         assert!(told.differs());
         assert_eq!(
@@ -227,7 +245,7 @@ mod tests {
         let charges: Vec<Charge> = (10..30)
             .map(|n| charge(&format!("ch_{n}"), None, 100, 0))
             .collect();
-        let told = AtStripe::Compared(compare(&by_payment(&charges), &HashMap::new()));
+        let told = AtStripe::Compared(compare(&payments(&charges), &HashMap::new()));
         assert!(!told.differs());
         let text = told.to_string();
         assert!(text.starts_with("20 payments at Stripe, 0 of them the same here\n  20.00 USD"));

@@ -18,14 +18,14 @@ use jiff::{SignedDuration, Timestamp};
 use lettre::message::Mailbox;
 use shared::database::{StoreError, with_client};
 use shared::lifecycle::sleep_unless;
-use shared::stripe::{Charge, StripeSettings};
+use shared::stripe::StripeSettings;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use hook::Hook;
 pub use sender::Sender;
 
-use crate::alerting::charges::AtStripe;
+use crate::alerting::charges::{AtStripe, Payments};
 use crate::alerting::news::News;
 use crate::alerting::notices::{DeadPayment, Notice, Raised, Site};
 use crate::alerting::summary::{Due, Report};
@@ -185,8 +185,8 @@ impl Alerting {
             return Ok(false);
         };
         // Stripe takes its time: not within a transaction. Another worker may ask as well meanwhile, and tells nothing then.
-        let charges = self.charges(&due).await;
-        let summarise = async |client: &mut Object| self.summarise(client, due, charges).await;
+        let there = self.at_stripe(&due).await;
+        let summarise = async |client: &mut Object| self.summarise(client, due, there).await;
         with_client(&self.pool, SUMMARY_TIMEOUT, summarise).await
     }
 
@@ -201,21 +201,24 @@ impl Alerting {
         Ok(summary::due(now - SUMMARY_AFTER, zone, last))
     }
 
-    /// A day's charges as Stripe lists them, or why there are none.
-    async fn charges(&self, due: &Due) -> Option<Result<Vec<Charge>, String>> {
+    /// A day's payments as Stripe lists their charges, or why there are none.
+    async fn at_stripe(&self, due: &Due) -> Option<Result<Payments, String>> {
         let stripe = self.settings.stripe.as_ref()?;
         let api = match stripe.api(self.settings.site.livemode) {
             Ok(api) => api,
             Err(error) => return Some(Err(format!("the key {error}"))),
         };
-        let asked = api.charges(due.from, due.to, MOST_CHARGES);
-        let charges = match tokio::time::timeout(STRIPE_TIMEOUT, asked).await {
-            Ok(Ok(Some(charges))) => Ok(charges),
-            Ok(Ok(None)) => Err(format!("it lists more than {MOST_CHARGES} charges")),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no whole answer within {STRIPE_TIMEOUT:?}")),
+        let mut payments = Payments::default();
+        let day = (due.from, due.to);
+        let asked = api.charges(day, MOST_CHARGES, |charge| payments.add(&charge));
+        let problem = match tokio::time::timeout(STRIPE_TIMEOUT, asked).await {
+            Ok(Ok(true)) => return Some(Ok(payments)),
+            Ok(Ok(false)) => format!("it lists more than {MOST_CHARGES} charges"),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no whole answer within {STRIPE_TIMEOUT:?}"),
         };
-        Some(charges.inspect_err(|error| warn!(error, "the day is not compared with Stripe's")))
+        warn!(problem, "the day is not compared with Stripe's");
+        Some(Err(problem))
     }
 
     /// In a transaction of its own: a day that takes long to sum up must not keep an alert back. False where another
@@ -224,7 +227,7 @@ impl Alerting {
         &self,
         client: &mut Object,
         due: Due,
-        charges: Option<Result<Vec<Charge>, String>>,
+        there: Option<Result<Payments, String>>,
     ) -> Result<bool, StoreError> {
         let tx = client.transaction().await?;
         if self.due(&tx).await?.is_none_or(|now| now.date != due.date) {
@@ -233,7 +236,7 @@ impl Alerting {
         numbers::take_time(&tx).await?;
         let report = Report {
             day: numbers::day(&tx, due.from, due.to).await?,
-            at_stripe: held_against(&tx, charges).await?,
+            at_stripe: held_against(&tx, there).await?,
             due,
         };
         let notice = report.notice(&self.settings.site);
@@ -243,19 +246,17 @@ impl Alerting {
     }
 }
 
-/// Stripe's charges, held against the payments that are kept here.
+/// Stripe's payments, held against those that are kept here.
 async fn held_against(
     tx: &Transaction<'_>,
-    charges: Option<Result<Vec<Charge>, String>>,
+    there: Option<Result<Payments, String>>,
 ) -> Result<AtStripe, StoreError> {
-    let charges = match charges {
+    let there = match there {
         None => return Ok(AtStripe::NotAsked),
         Some(Err(why)) => return Ok(AtStripe::Unknown(why)),
-        Some(Ok(charges)) => charges,
+        Some(Ok(there)) => there,
     };
-    let there = charges::by_payment(&charges);
-    let references: Vec<&str> = there.keys().copied().collect();
-    let here = numbers::payments(tx, &references).await?;
+    let here = numbers::payments(tx, &there.references()).await?;
     Ok(AtStripe::Compared(charges::compare(&there, &here)))
 }
 

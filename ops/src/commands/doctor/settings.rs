@@ -76,7 +76,7 @@ pub async fn check_stripe(args: &Args) -> Option<Finding> {
     if let Err(error) = api.events(&newest).await {
         return Some(failed("stripe", error.to_string(), mend));
     }
-    Some(match api.charges(now, now, 1).await {
+    Some(match api.charges((now, now), 1, |_| {}).await {
         Ok(_) => ok(
             "stripe",
             "the key reads Stripe's lists of events and charges",
