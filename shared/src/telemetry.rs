@@ -173,7 +173,13 @@ fn tracer(resource: Resource) -> Result<SdkTracerProvider, String> {
 }
 
 fn otlp_problem(error: &dyn std::fmt::Display) -> String {
-    format!("OTLP export cannot start ({error}); OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf")
+    // An endpoint may hold a password.
+    let why = Some(error.to_string()).filter(|why| !why.contains('@'));
+    let why = why.map_or(String::new(), |why| format!(" ({why})"));
+    format!(
+        "OTLP export cannot start{why}: OTEL_EXPORTER_OTLP_ENDPOINT must be a URL such as http://127.0.0.1:4318, \
+         OTEL_EXPORTER_OTLP_PROTOCOL http/protobuf where it is set"
+    )
 }
 
 /// As the OpenTelemetry specification has it: an endpoint asks for export, `none` and `OTEL_SDK_DISABLED` forbid it.

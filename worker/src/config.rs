@@ -301,9 +301,8 @@ fn console_url(raw: &str) -> Result<String, String> {
     if (is_url("https://") || is_url("http://")) && !url.contains(char::is_whitespace) {
         Ok(url.to_owned())
     } else {
-        Err(format!(
-            "must be a URL such as https://ops.example.com, not `{raw}`"
-        ))
+        // Not repeated: a URL may hold a password.
+        Err("must be a URL such as https://ops.example.com".to_owned())
     }
 }
 

@@ -61,12 +61,9 @@ impl Finding {
 /// Asks all three.
 pub async fn run(database: &Database, command: Command, output: Output) -> Result<(), OpsError> {
     let Command::Check { programs } = command;
-    let programs = match programs.as_slice() {
-        [] => Program::value_variants(),
-        programs => programs,
-    };
+    let is_asked = |program: &&Program| programs.is_empty() || programs.contains(*program);
     let mut findings = Vec::new();
-    for program in programs {
+    for program in Program::value_variants().iter().filter(is_asked) {
         findings.push(match program {
             Program::Gateway => service("gateway", database).await,
             Program::Worker => service("worker", database).await,
@@ -130,7 +127,7 @@ async fn service(name: &'static str, database: &Database) -> Finding {
         .filter_map(|line| Some(line.strip_prefix("error: ")?.to_owned()))
         .collect();
     if problems.is_empty() {
-        problems.push(format!("{}: {}", done.status, said.trim()));
+        problems.push(format!("{} {}", done.status, said.trim()));
     }
     Finding::new(name, problems)
 }

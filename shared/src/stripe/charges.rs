@@ -61,6 +61,14 @@ impl StripeApi {
         Ok(false)
     }
 
+    /// Asks once whether charges may be listed.
+    pub async fn may_list_charges(&self) -> Result<(), ApiError> {
+        let now = Timestamp::now();
+        let page: Page<Charge> = self.list("charges", &parameters(now, now, None)).await?;
+        drop(page);
+        Ok(())
+    }
+
     async fn page_of_charges(&self, parameters: &str) -> Result<Page<Charge>, ApiError> {
         let mut patience = Patience::default();
         loop {

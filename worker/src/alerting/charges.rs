@@ -10,6 +10,8 @@ use crate::event::order_ids;
 
 /// Payments that are named, of each kind.
 const MOST_NAMED: usize = 5;
+/// The longest text of Stripe's that is kept: its ids are shorter.
+const MOST_CHARS: usize = 100;
 
 /// What moved in one payment, in minor units.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +22,28 @@ pub struct Moved {
     pub captured_cents: i64,
     /// What of it was given back.
     pub refunded_cents: i64,
+}
+
+impl Moved {
+    fn none(currency: &str) -> Self {
+        Self {
+            currency: currency.to_owned(),
+            captured_cents: 0,
+            refunded_cents: 0,
+        }
+    }
+
+    /// What comes from outside may be any number.
+    fn add(&mut self, captured_cents: i64, refunded_cents: i64) {
+        self.captured_cents = self.captured_cents.saturating_add(captured_cents);
+        self.refunded_cents = self.refunded_cents.saturating_add(refunded_cents);
+    }
+}
+
+/// A text of Stripe's, or of whoever paid there, for a line of a mail and for a look into the database.
+fn plain(text: &str) -> String {
+    let plain = text.chars().map(|c| if c.is_control() { '?' } else { c });
+    plain.take(MOST_CHARS).collect()
 }
 
 impl fmt::Display for Moved {
@@ -76,17 +100,14 @@ impl Payments {
             return;
         }
         let new = || There {
-            moved: Moved {
-                currency: charge.currency.clone(),
-                captured_cents: 0,
-                refunded_cents: 0,
-            },
-            order: order_ids(&charge.metadata).next(),
+            moved: Moved::none(&plain(&charge.currency)),
+            order: order_ids(&charge.metadata).next().map(|id| plain(&id)),
         };
-        let reference = charge.reference().to_owned();
+        let reference = plain(charge.reference());
         let payment = self.0.entry(reference).or_insert_with(new);
-        payment.moved.captured_cents += charge.amount_captured;
-        payment.moved.refunded_cents += charge.amount_refunded;
+        payment
+            .moved
+            .add(charge.amount_captured, charge.amount_refunded);
     }
 
     /// What they are known by.
@@ -98,10 +119,11 @@ impl Payments {
 /// Holds Stripe's payments against those that are kept here.
 pub fn compare(there: &Payments, here: &HashMap<String, Moved>) -> Comparison {
     let mut comparison = Comparison::default();
-    let mut sums: BTreeMap<&str, (i64, i64)> = BTreeMap::new();
+    let mut sums: BTreeMap<&str, Moved> = BTreeMap::new();
     for (reference, There { moved, order }) in &there.0 {
-        let sum = sums.entry(&moved.currency).or_default();
-        *sum = (sum.0 + moved.captured_cents, sum.1 + moved.refunded_cents);
+        let none_yet = || Moved::none(&moved.currency);
+        let sum = sums.entry(&moved.currency).or_insert_with(none_yet);
+        sum.add(moved.captured_cents, moved.refunded_cents);
         let (payment, moved) = (reference.clone(), moved.clone());
         match (here.get(reference), order) {
             (Some(kept), _) if *kept == moved => comparison.agreeing += 1,
@@ -110,12 +132,7 @@ pub fn compare(there: &Payments, here: &HashMap<String, Moved>) -> Comparison {
             (None, None) => comparison.foreign.push((payment, moved)),
         }
     }
-    let moved = |(currency, (captured_cents, refunded_cents)): (&str, (i64, i64))| Moved {
-        currency: currency.to_owned(),
-        captured_cents,
-        refunded_cents,
-    };
-    comparison.moved = sums.into_iter().map(moved).collect();
+    comparison.moved = sums.into_values().collect();
     comparison
 }
 
@@ -238,6 +255,29 @@ mod tests {
              \x20 pi_lost is not kept here: order ord_1, 1.00 USD captured, 0.00 USD refunded\n\
              \x20 ch_3 names no order: 9.99 USD captured, 0.00 USD refunded\n"
         );
+    }
+
+    #[test]
+    fn whatever_a_charge_holds_is_counted_and_makes_no_line_of_its_own() {
+        let odd = Charge {
+            currency: "us\nd".to_owned(),
+            metadata: json!({ "order_id": "ord\r\nBcc: x" }),
+            ..charge("ch_1", Some("pi_\0\n1"), i64::MAX, 1)
+        };
+        let charges = [
+            odd.clone(),
+            odd,
+            charge("ch_2", Some(&"x".repeat(9_999)), 1, 0),
+        ];
+        let there = payments(&charges);
+        assert_eq!(there.references()[0], "pi_??1");
+        let text = AtStripe::Compared(compare(&there, &HashMap::new())).to_string();
+        assert!(
+            text.contains("pi_??1 is not kept here: order ord??Bcc: x, "),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 5);
+        assert!(text.lines().all(|line| line.len() < 250), "{text}");
     }
 
     #[test]
