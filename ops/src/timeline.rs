@@ -77,7 +77,8 @@ impl Moment {
     }
 }
 
-/// Everything in its order. Audit entries are those that name the event; it may be unpublished since it should not be.
+/// Everything in its order. Audit entries are those that name the event; `unpublished_since` is when its message
+/// fell due that did not go out.
 pub fn timeline(
     event: &Event,
     attempts: &[Attempt],

@@ -219,11 +219,8 @@ fn is_of_data(code: &SqlState) -> bool {
     matches!(&code.code()[..2], "22" | "23" | "44" | "54" | "P0")
 }
 
-/// Of statements that were sent together, the first one that failed may be seen after those that failed for it: the next
-/// try tells.
 fn is_conflict(code: &SqlState) -> bool {
     [
-        SqlState::IN_FAILED_SQL_TRANSACTION,
         SqlState::T_R_SERIALIZATION_FAILURE,
         SqlState::T_R_DEADLOCK_DETECTED,
         SqlState::LOCK_NOT_AVAILABLE,

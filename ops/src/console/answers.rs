@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::probes::label;
 use super::view;
 
 /// What is looked back at.
@@ -68,10 +69,7 @@ impl Histogram {
 /// Upper bound in microseconds and count of the rest of a line: labels, brace, number.
 fn bucket(rest: &str) -> Option<(u64, u64)> {
     let (labels, value) = rest.rsplit_once("} ")?;
-    let bound = labels
-        .split(',')
-        .find_map(|label| label.trim().strip_prefix("le=\"")?.strip_suffix('"'))?;
-    let upper = match bound {
+    let upper = match label(labels, "le")? {
         "+Inf" => u64::MAX,
         seconds => (seconds.parse::<f64>().ok()? * 1e6).round() as u64,
     };

@@ -92,6 +92,14 @@ impl Prober {
     }
 }
 
+/// The value of one of the labels of a line.
+pub fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
+    labels.split(',').find_map(|label| {
+        let value = label.trim().strip_prefix(name)?.strip_prefix("=\"")?;
+        value.strip_suffix('"')
+    })
+}
+
 /// The counts of `tollgate_webhooks_total` in Prometheus's text format.
 fn by_outcome(metrics: &str) -> BTreeMap<String, i64> {
     let mut counts = BTreeMap::new();
@@ -102,10 +110,8 @@ fn by_outcome(metrics: &str) -> BTreeMap<String, i64> {
         let Some((labels, value)) = rest.rsplit_once("} ") else {
             continue;
         };
-        let outcome = labels
-            .split(',')
-            .find_map(|label| label.trim().strip_prefix("outcome=\"")?.strip_suffix('"'));
-        if let (Some(outcome), Ok(count)) = (outcome, value.trim().parse::<f64>()) {
+        if let (Some(outcome), Ok(count)) = (label(labels, "outcome"), value.trim().parse::<f64>())
+        {
             *counts.entry(outcome.to_owned()).or_default() += count as i64;
         }
     }

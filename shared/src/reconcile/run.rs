@@ -11,14 +11,12 @@ use super::store::{self, NewEvent, Run};
 use super::{ReconcileError, Tally, Window};
 use crate::database::{StoreError, with_client};
 use crate::envelope::Envelope;
-use crate::stripe::{ApiError, Page, Patience, Query, StripeApi};
+use crate::stripe::{BREATH, Page, Query, StripeApi};
 
 /// Times that the import of a page is tried where another transaction is in the way.
 const MAX_TRIES: u32 = 6;
 /// A million events: whoever has more undelivered ones should look at them in parts.
 const MAX_PAGES: usize = 10_000;
-/// Between two pages: a tenth of the requests that Stripe allows in live mode.
-const BREATH: Duration = Duration::from_millis(100);
 /// How often a run tells that it is alive. [`store::LEASE`] allows for several that are late.
 const BEAT: Duration = Duration::from_secs(5);
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -95,7 +93,7 @@ impl Reconciler {
                 undelivered: !window.everything,
                 after: after.as_deref(),
             };
-            let page = self.page(&query).await?;
+            let page = self.api.events_patiently(&query).await?;
             let imported = self.take(&page, aim, &mut tally).await?;
             if !page.has_more {
                 return Ok(tally);
@@ -104,17 +102,6 @@ impl Reconciler {
             tokio::time::sleep(pause(imported, self.rate_per_s)).await;
         }
         Err(ReconcileError::TooMany(100 * MAX_PAGES))
-    }
-
-    /// Asks for a page until Stripe gives it, as patiently as Stripe asks for.
-    async fn page(&self, query: &Query<'_>) -> Result<Page<Box<RawValue>>, ApiError> {
-        let mut patience = Patience::default();
-        loop {
-            match self.api.events(query).await {
-                Err(error) => patience.bear(error).await?,
-                page => return page,
-            }
-        }
     }
 
     /// Imports or counts what is new of a page, all or nothing. Returns how much that was.

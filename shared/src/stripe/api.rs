@@ -1,5 +1,5 @@
 //! Lists of Stripe's API (docs.stripe.com/api/pagination): one request a page. An error says whether and when asking again
-//! makes sense; [`Patience`] keeps to that.
+//! makes sense.
 
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use crate::https::{self, HttpsClient};
 pub(super) const MAX_LISTED: &str = "100";
 /// The largest answer, in bytes: a hundred events have some hundred kilobytes.
 const MAX_ANSWER: usize = 64 << 20;
+/// Between two pages: a tenth of the requests that Stripe allows in live mode.
+pub const BREATH: Duration = Duration::from_millis(100);
 /// Times that a page is asked for.
 const MAX_TRIES: u32 = 6;
 /// Whoever asks for more patience than this is not asked again.
@@ -162,35 +164,26 @@ impl StripeApi {
             Err(_) => Err(ApiError::Unreachable("no answer in time".to_owned())),
         }
     }
-}
 
-/// How often one page is asked for, and with which waits.
-pub struct Patience {
-    backoff: Backoff,
-    tries_left: u32,
-}
-
-/// That of a page which was not asked for yet.
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(30)),
-            tries_left: MAX_TRIES - 1,
+    /// The same until Stripe gives it, as patiently as Stripe asks for.
+    pub(super) async fn list_patiently<T: DeserializeOwned>(
+        &self,
+        what: &'static str,
+        parameters: &str,
+    ) -> Result<Page<T>, ApiError> {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+        for _ in 1..MAX_TRIES {
+            let error = match self.list(what, parameters).await {
+                Ok(page) => return Ok(page),
+                Err(error) => error,
+            };
+            let Some(wait) = patience(&error, backoff.next_delay()) else {
+                return Err(error);
+            };
+            info!(%error, wait_ms = wait.as_millis(), "Stripe is asked again");
+            tokio::time::sleep(wait).await;
         }
-    }
-}
-
-impl Patience {
-    /// Waits before the next try, as Stripe asks for it; gives the error back where there is none.
-    pub async fn bear(&mut self, error: ApiError) -> Result<(), ApiError> {
-        let wait = patience(&error, self.backoff.next_delay());
-        let Some(wait) = wait.filter(|_| self.tries_left > 0) else {
-            return Err(error);
-        };
-        self.tries_left -= 1;
-        info!(%error, wait_ms = wait.as_millis(), "Stripe is asked again");
-        tokio::time::sleep(wait).await;
-        Ok(())
+        self.list(what, parameters).await
     }
 }
 

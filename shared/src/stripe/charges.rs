@@ -1,15 +1,10 @@
 //! Stripe's list of charges (docs.stripe.com/api/charges/list): newest first. What was really taken and given back.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::api::{ApiError, MAX_LISTED, Page, Patience, StripeApi};
-
-/// Between two pages: a tenth of the requests that Stripe allows in live mode.
-const BREATH: Duration = Duration::from_millis(100);
+use super::api::{ApiError, BREATH, MAX_LISTED, Page, StripeApi};
 
 /// A charge, as far as its money goes. Amounts are in minor units.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -48,7 +43,7 @@ impl StripeApi {
         let (mut count, mut last) = (0, None::<String>);
         while count <= most {
             let parameters = parameters(from, to, last.as_deref());
-            let page = self.page_of_charges(&parameters).await?;
+            let page: Page<Charge> = self.list_patiently("charges", &parameters).await?;
             let is_last = !page.has_more || page.data.is_empty();
             count += page.data.len();
             last = page.data.last().map(|charge| charge.id.clone());
@@ -64,19 +59,9 @@ impl StripeApi {
     /// Asks once whether charges may be listed.
     pub async fn may_list_charges(&self) -> Result<(), ApiError> {
         let now = Timestamp::now();
-        let page: Page<Charge> = self.list("charges", &parameters(now, now, None)).await?;
-        drop(page);
-        Ok(())
-    }
-
-    async fn page_of_charges(&self, parameters: &str) -> Result<Page<Charge>, ApiError> {
-        let mut patience = Patience::default();
-        loop {
-            match self.list("charges", parameters).await {
-                Err(error) => patience.bear(error).await?,
-                page => return page,
-            }
-        }
+        let parameters = parameters(now, now, None);
+        let asked = self.list::<Charge>("charges", &parameters).await;
+        asked.map(drop)
     }
 }
 

@@ -24,6 +24,14 @@ impl StripeApi {
     pub async fn events(&self, query: &Query<'_>) -> Result<Page<Box<RawValue>>, ApiError> {
         self.list("events", &parameters(query)).await
     }
+
+    /// The same until Stripe gives it, as patiently as Stripe asks for.
+    pub async fn events_patiently(
+        &self,
+        query: &Query<'_>,
+    ) -> Result<Page<Box<RawValue>>, ApiError> {
+        self.list_patiently("events", &parameters(query)).await
+    }
 }
 
 fn parameters(query: &Query<'_>) -> String {

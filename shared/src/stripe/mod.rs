@@ -6,7 +6,7 @@ mod events;
 mod key;
 mod settings;
 
-pub use api::{ApiError, Page, Patience, Retry, StripeApi};
+pub use api::{ApiError, BREATH, Page, Retry, StripeApi};
 pub use charges::Charge;
 pub use events::Query;
 pub use key::{ApiKey, KeyError};

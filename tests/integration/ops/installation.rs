@@ -37,6 +37,7 @@ async fn settings_are_checked_without_starting_anything() {
         ("GATEWAY_THREADS", "0"),
         ("WORKER_CONCURRENCY", "many"),
         ("CONSOLE_LISTEN", "0.0.0.0:9090"),
+        ("ALERT_CONSOLE_URL", "https://u:canary@h h"),
     ];
     let done = ops_with(&bed, &check, &wrong).await;
     assert_eq!(
@@ -53,6 +54,13 @@ async fn settings_are_checked_without_starting_anything() {
         assert!(table.contains(name), "{table}");
     }
     assert!(!table.contains("canary"), "{table}");
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://u:canary@[bad");
+    let told = ops_with(&bed, &check, &[secret, broker, endpoint]).await;
+    let text = told.expect_code(2).stdout();
+    assert!(
+        text.contains("OTLP export cannot start") && !text.contains("canary"),
+        "{text}"
+    );
     let only_one = ops_with(&bed, &check, &[broker, ("STRIPE_WEBHOOK_SECRET", "")]).await;
     assert_eq!(
         states(only_one.expect_code(2)),
