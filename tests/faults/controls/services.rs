@@ -83,7 +83,13 @@ pub async fn late_ack(operator: &Operator, seed: u64) -> Result<Control> {
         let mut scene = Scene::open(operator.clone(), setup, short(seed)).await;
         let trap = [("TOLLGATE_CRASH_AT", "worker.in_handler:5")];
         scene.stage.add_worker(&trap).await;
-        until_dead(&mut scene.stage, "worker.in_handler").await?;
+        until_dead(
+            &mut scene.stage,
+            &mut scene.load,
+            &scene.plan,
+            "worker.in_handler",
+        )
+        .await?;
         scene.stage.workers.clear();
         scene.stage.add_worker(&[]).await;
         Ok(judge(&mut scene).await)

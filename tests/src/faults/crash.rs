@@ -11,7 +11,7 @@ use super::scene::Scene;
 use super::stage::{UNREADY, variable};
 use super::{MAILS_UNDER_WAY, Row, Setup, Stage, replays};
 use crate::broker::Broker;
-use crate::simulator::{Load, Plan};
+use crate::simulator::{Load, Plan, Shape};
 
 /// A place where a process can be killed.
 #[derive(Debug, Clone, Copy)]
@@ -140,6 +140,8 @@ const UNDECODABLE: i64 = 3;
 const BURIED: usize = 60;
 const REPLAY_RATE: usize = 100;
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How often a process that still lives is brought more work.
+const NUDGE: Duration = Duration::from_secs(1);
 
 impl Point {
     /// Whether only a replay comes there.
@@ -165,7 +167,7 @@ pub async fn strike(scene: &mut Scene, point: Point, hit: u32) -> Result<()> {
         "recorder" => publish_undecodable(stage).await,
         _ => {}
     }
-    let died = until_dead(stage, point.name).await;
+    let died = until_dead(stage, &mut scene.load, &scene.plan, point.name).await;
     scene.gateway_broker.open();
     stage.gateways.retain_mut(|gateway| !gateway.has_ended());
     stage.workers.retain_mut(|worker| !worker.has_ended());
@@ -198,7 +200,7 @@ pub async fn run(point: Point, hit: u32, claims: Claims) -> Row {
     let mut stage = prepare(point.name, &trap).await;
     let mut load = stage.load(&plan).await;
     let provoked = provoke(&stage, &mut load, point, &plan).await;
-    let died = until_dead(&mut stage, point.name).await;
+    let died = until_dead(&mut stage, &mut load, &plan, point.name).await;
     let long = "SELECT count(*) FROM outbox WHERE available_at > now() + interval '10 seconds'";
     let long_claims = stage.bed.count(long).await;
     if claims == Claims::AreOver {
@@ -280,17 +282,38 @@ async fn prepare(point: &str, trap: &str) -> Stage {
     stage
 }
 
-/// By the fail-point, not for any other reason.
-pub async fn until_dead(stage: &mut Stage, point: &str) -> Result<()> {
-    let deadline = Instant::now() + LONGEST_WAIT;
-    while Instant::now() < deadline {
+/// By the fail-point, not for any other reason. What works in batches takes the whole load in fewer rounds than a point
+/// has hits where the machine is busy: every second one more order makes one more round.
+pub async fn until_dead(
+    stage: &mut Stage,
+    load: &mut Load,
+    plan: &Plan,
+    point: &str,
+) -> Result<()> {
+    let began = Instant::now();
+    let mut nudges = 0;
+    while began.elapsed() < LONGEST_WAIT {
         let mut all = stage.gateways.iter_mut().chain(&mut stage.workers);
         if let Some(dead) = all.find_map(|process| process.has_ended().then_some(process)) {
             return dead.expect_abort_at(point);
         }
+        if began.elapsed() >= plan.over + NUDGE * (nudges + 1) {
+            nudges += 1;
+            nudge(stage, load, plan, nudges).await;
+        }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     bail!("nothing died at {point}")
+}
+
+/// One more order, paid.
+async fn nudge(stage: &Stage, load: &mut Load, plan: &Plan, number: u32) {
+    let seed = plan.seed + 2_000_000 + u64::from(number);
+    let order = Plan::new(seed, 1, 0).shaped(Shape::Paid);
+    stage.bed.seed(&order.catalogue()).await;
+    for parcel in order.parcels() {
+        load.send(parcel);
+    }
 }
 
 /// The dead one is replaced by one without a trap.
