@@ -271,9 +271,10 @@ at_least() {
 }
 
 require_cc() {
-  command -v cc >/dev/null && return 0
-  if can_install; then install_packages gcc libc6-dev pkg-config || true; fi
+  command -v cc >/dev/null && command -v make >/dev/null && return 0
+  if can_install; then install_packages gcc make libc6-dev pkg-config || true; fi
   command -v cc >/dev/null || die 'a C compiler is missing: install gcc (or clang) so that there is a cc in PATH'
+  command -v make >/dev/null || die 'make is missing: install it (the allocator is built with it)'
 }
 
 # --- PostgreSQL

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
 use shared::broker::{Message, Publisher};
 use shared::lifecycle::Background;
 use tokio::time::sleep;
@@ -111,8 +110,8 @@ impl Lane {
     async fn publish(&self, batch: &[Committed]) {
         shared::failpoint!("gateway.before_publish");
         let started = Instant::now();
-        let publishes = batch.iter().map(|row| self.publisher.publish(&row.message));
-        let results = join_all(publishes).await;
+        let messages: Vec<&Message> = batch.iter().map(|row| &row.message).collect();
+        let results = self.publisher.publish(&messages).await;
         let mut confirmed = 0;
         for (row, result) in batch.iter().zip(results) {
             match result {

@@ -7,10 +7,10 @@ use gateway::config::Config;
 use shared::lifecycle::{run_until_signal, runtime};
 use tokio_util::sync::CancellationToken;
 
-/// Requests allocate and free a few kilobytes each, which this allocator does for a tenth less of the gateway's whole time
-/// than the C library's.
+/// Requests allocate and free a few kilobytes each, which this allocator does in less time than the C library's, and in less
+/// memory than others that are as fast.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let config = match Config::from_environment() {

@@ -7,6 +7,10 @@ use tokio_util::sync::CancellationToken;
 use worker::Worker;
 use worker::config::Config;
 
+/// As the gateway's: an event and its mail are thousands of small values.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let config = match Config::from_environment() {
         Ok(config) => config,

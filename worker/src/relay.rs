@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
-use futures_util::future::join_all;
-use shared::broker::Publisher;
+use shared::broker::{Message, Publisher};
 use shared::database::{StoreError, with_client};
 use shared::lifecycle::sleep_unless;
 use tokio::sync::Notify;
@@ -90,16 +89,8 @@ impl Relay {
             });
         }
         shared::failpoint!("relay.after_claim");
-        let published = join_all(rows.iter().map(|row| self.publish(row))).await;
+        let (done, failed) = self.publish(&rows).await;
         shared::failpoint!("relay.after_publish");
-        let ids = |wanted: bool| -> Vec<i64> {
-            rows.iter()
-                .zip(&published)
-                .filter(|(_, done)| **done == wanted)
-                .map(|(row, _)| row.id)
-                .collect()
-        };
-        let (done, failed) = (ids(true), ids(false));
         with_client(&self.pool, DATABASE_TIMEOUT, async |client| {
             outbox::clear(client, &done).await?;
             outbox::release(client, &failed).await
@@ -113,17 +104,22 @@ impl Relay {
         })
     }
 
-    /// True when the row is done with: published, or about an event that is final anyway.
-    async fn publish(&self, row: &OutboxRow) -> bool {
-        if !row.wanted {
-            return true;
-        }
-        match self.publisher.publish(&row.message).await {
-            Ok(()) => true,
-            Err(error) => {
-                warn!(event_id = row.message.event_id, %error, "not relayed, will be tried again");
-                false
+    /// The ids of rows that are done with, published or about events that are final anyway, and of the others.
+    async fn publish(&self, rows: &[OutboxRow]) -> (Vec<i64>, Vec<i64>) {
+        let (wanted, over): (Vec<&OutboxRow>, Vec<&OutboxRow>) =
+            rows.iter().partition(|row| row.wanted);
+        let mut done: Vec<i64> = over.iter().map(|row| row.id).collect();
+        let mut failed = Vec::new();
+        let messages: Vec<&Message> = wanted.iter().map(|row| &row.message).collect();
+        for (row, published) in wanted.iter().zip(self.publisher.publish(&messages).await) {
+            match published {
+                Ok(()) => done.push(row.id),
+                Err(error) => {
+                    warn!(event_id = row.message.event_id, %error, "not relayed, will be tried again");
+                    failed.push(row.id);
+                }
             }
         }
+        (done, failed)
     }
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{Channel, Confirmation, Connection};
-use tokio::sync::{Semaphore, watch};
+use lapin::{Channel, Confirmation, Connection, PublisherConfirm};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -59,7 +60,6 @@ struct Session {
     connection: Connection,
     channel: Channel,
     topology: Topology,
-    window: Semaphore,
     /// A message came back. lapin may attach a return to another publish of the channel, so from then on none of this
     /// session's confirms is trusted.
     returned: AtomicBool,
@@ -89,22 +89,26 @@ impl Publisher {
             .is_some_and(|session| !session.connection.status().blocked())
     }
 
-    /// Publishes persistently and `mandatory`, and waits for the broker's confirm.
-    pub async fn publish(&self, message: &Message) -> Result<(), PublishError> {
-        let session = self
-            .session
-            .borrow()
-            .clone()
-            .ok_or(PublishError::Disconnected)?;
+    /// Publishes persistently and `mandatory`, and waits for the broker's confirms: a result for each message, in order.
+    pub async fn publish(&self, messages: &[&Message]) -> Vec<Result<(), PublishError>> {
+        let refused = |why| vec![Err(why); messages.len()];
+        let Some(session) = self.session.borrow().clone() else {
+            return refused(PublishError::Disconnected);
+        };
         if session.connection.status().blocked() {
-            return Err(PublishError::Blocked);
+            return refused(PublishError::Blocked);
         }
-        let result = tokio::time::timeout(PUBLISH_TIMEOUT, session.publish(message)).await;
-        let result = result.unwrap_or(Err(PublishError::TimedOut));
-        if matches!(result, Err(PublishError::Lost | PublishError::Returned)) {
+        let mut results = Vec::with_capacity(messages.len());
+        for window in messages.chunks(WINDOW) {
+            results.extend(session.publish(window).await);
+        }
+        let is_fatal = |result: &Result<(), PublishError>| {
+            matches!(result, Err(PublishError::Lost | PublishError::Returned))
+        };
+        if results.iter().any(is_fatal) {
             session.failed.cancel();
         }
-        result
+        results
     }
 }
 
@@ -123,18 +127,29 @@ impl Session {
             connection,
             channel,
             topology,
-            window: Semaphore::new(WINDOW),
             returned: AtomicBool::new(false),
             failed: CancellationToken::new(),
         })
     }
 
-    async fn publish(&self, message: &Message) -> Result<(), PublishError> {
-        let _place = self
-            .window
-            .acquire()
-            .await
-            .map_err(|_| PublishError::Disconnected)?;
+    /// Sends all, and then waits for their confirms one after the other: those that are there already wake nobody.
+    async fn publish(&self, messages: &[&Message]) -> Vec<Result<(), PublishError>> {
+        let mut results = vec![Err(PublishError::TimedOut); messages.len()];
+        let published = async {
+            let sent = join_all(messages.iter().map(|message| self.send(message))).await;
+            for (sent, result) in sent.into_iter().zip(&mut results) {
+                *result = match sent {
+                    Ok(confirm) => self.confirmed(confirm).await,
+                    Err(error) => Err(error),
+                };
+            }
+        };
+        // Whatever has no confirm by then has timed out.
+        let _ = tokio::time::timeout(PUBLISH_TIMEOUT, published).await;
+        results
+    }
+
+    async fn send(&self, message: &Message) -> Result<PublisherConfirm, PublishError> {
         let options = BasicPublishOptions {
             mandatory: true,
             ..Default::default()
@@ -143,17 +158,14 @@ impl Session {
             self.topology.events.clone(),
             message.event_type.as_str().into(),
         );
-        let confirm = self
-            .channel
-            .basic_publish(
-                exchange,
-                key,
-                options,
-                &message.body(),
-                message.properties(),
-            )
+        let (body, properties) = (message.body(), message.properties());
+        self.channel
+            .basic_publish(exchange, key, options, &body, properties)
             .await
-            .map_err(|_| PublishError::Lost)?;
+            .map_err(|_| PublishError::Lost)
+    }
+
+    async fn confirmed(&self, confirm: PublisherConfirm) -> Result<(), PublishError> {
         if crate::sabotaged!("confirm") {
             return Ok(());
         }
