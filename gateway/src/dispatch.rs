@@ -50,7 +50,7 @@ pub struct Dispatcher {
 impl Dispatcher {
     /// Starts publishing.
     pub fn start(
-        publisher: &Publisher,
+        publisher: Publisher,
         outbox: &OutboxStore,
         metrics: &Metrics,
         background: &mut Background,
@@ -59,7 +59,7 @@ impl Dispatcher {
         let confirmed = Intake::new(MAX_CONFIRMED);
         let lane = Lane {
             intake: intake.clone(),
-            publisher: publisher.clone(),
+            publisher,
             confirmed: confirmed.clone(),
             metrics: metrics.clone(),
         };
@@ -96,7 +96,7 @@ struct Lane {
 }
 
 impl Lane {
-    async fn run(self) {
+    async fn run(mut self) {
         loop {
             let batch = self.intake.take(MAX_BATCH).await;
             if batch.is_empty() {
@@ -107,7 +107,7 @@ impl Lane {
         }
     }
 
-    async fn publish(&self, batch: &[Committed]) {
+    async fn publish(&mut self, batch: &[Committed]) {
         shared::failpoint!("gateway.before_publish");
         let started = Instant::now();
         let messages: Vec<&Message> = batch.iter().map(|row| &row.message).collect();

@@ -187,7 +187,7 @@ fn start(
         Publisher::new(broker, APPLICATION, health.clone(), background.token());
     background.spawn(supervisor);
     let outbox = outbox_store(&config);
-    let dispatcher = Dispatcher::start(&publisher, &outbox, &Metrics::new(), background);
+    let dispatcher = Dispatcher::start(publisher, &outbox, &Metrics::new(), background);
     let (count, events) = (config.db_connections, event_store(&config));
     let writers = Writers::start(count, &events, &dispatcher, health, background);
     let rejections = Rejections::default();

@@ -49,7 +49,7 @@ impl Relay {
     }
 
     /// Relays until `shutdown`.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
             let pause = match self.run_once().await {
                 Ok(Relayed { failed, .. }) if failed > 0 => AFTER_FAILURE,
@@ -71,7 +71,7 @@ impl Relay {
     }
 
     /// Publishes one batch. While the broker takes nothing, nothing is claimed.
-    pub async fn run_once(&self) -> Result<Relayed, StoreError> {
+    pub async fn run_once(&mut self) -> Result<Relayed, StoreError> {
         if !self.publisher.is_connected() || shared::sabotaged!("relay") {
             return Ok(Relayed {
                 claimed: 0,
@@ -105,7 +105,7 @@ impl Relay {
     }
 
     /// The ids of rows that are done with, published or about events that are final anyway, and of the others.
-    async fn publish(&self, rows: &[OutboxRow]) -> (Vec<i64>, Vec<i64>) {
+    async fn publish(&mut self, rows: &[OutboxRow]) -> (Vec<i64>, Vec<i64>) {
         let (wanted, over): (Vec<&OutboxRow>, Vec<&OutboxRow>) =
             rows.iter().partition(|row| row.wanted);
         let mut done: Vec<i64> = over.iter().map(|row| row.id).collect();

@@ -49,8 +49,7 @@ pub enum PublishError {
     Lost,
 }
 
-/// A handle to the publishing connection; clones share it.
-#[derive(Clone)]
+/// The publishing connection. It has one user, so that a message that comes back is known to be of what is published now.
 pub struct Publisher {
     session: watch::Receiver<Option<Arc<Session>>>,
 }
@@ -90,7 +89,7 @@ impl Publisher {
     }
 
     /// Publishes persistently and `mandatory`, and waits for the broker's confirms: a result for each message, in order.
-    pub async fn publish(&self, messages: &[&Message]) -> Vec<Result<(), PublishError>> {
+    pub async fn publish(&mut self, messages: &[&Message]) -> Vec<Result<(), PublishError>> {
         let refused = |why| vec![Err(why); messages.len()];
         let Some(session) = self.session.borrow().clone() else {
             return refused(PublishError::Disconnected);
@@ -139,13 +138,22 @@ impl Session {
             let sent = join_all(messages.iter().map(|message| self.send(message))).await;
             for (sent, result) in sent.into_iter().zip(&mut results) {
                 *result = match sent {
-                    Ok(confirm) => self.confirmed(confirm).await,
+                    Ok(confirm) => confirmed(confirm).await,
                     Err(error) => Err(error),
                 };
             }
         };
         // Whatever has no confirm by then has timed out.
         let _ = tokio::time::timeout(PUBLISH_TIMEOUT, published).await;
+        // Only now: the confirm that a return is attached to may be awaited after that of the message that came back.
+        if results.contains(&Err(PublishError::Returned)) {
+            self.returned.store(true, Ordering::Release);
+        }
+        if self.returned.load(Ordering::Acquire) {
+            for result in results.iter_mut().filter(|result| result.is_ok()) {
+                *result = Err(PublishError::Returned);
+            }
+        }
         results
     }
 
@@ -163,21 +171,6 @@ impl Session {
             .basic_publish(exchange, key, options, &body, properties)
             .await
             .map_err(|_| PublishError::Lost)
-    }
-
-    async fn confirmed(&self, confirm: PublisherConfirm) -> Result<(), PublishError> {
-        if crate::sabotaged!("confirm") {
-            return Ok(());
-        }
-        match confirm.await {
-            Ok(Confirmation::Ack(None)) if !self.returned.load(Ordering::Acquire) => Ok(()),
-            Ok(Confirmation::Ack(_)) => {
-                self.returned.store(true, Ordering::Release);
-                Err(PublishError::Returned)
-            }
-            Ok(Confirmation::Nack(_)) => Err(PublishError::Refused),
-            Ok(Confirmation::NotRequested) | Err(_) => Err(PublishError::Lost),
-        }
     }
 
     /// Returns when the session is of no more use.
@@ -223,6 +216,18 @@ impl Session {
             within(PROBE_TIMEOUT, channel.close(200, "asked".into())).await
         };
         matches!(tokio::time::timeout(PROBE_TIMEOUT, asked).await, Ok(Ok(())))
+    }
+}
+
+async fn confirmed(confirm: PublisherConfirm) -> Result<(), PublishError> {
+    if crate::sabotaged!("confirm") {
+        return Ok(());
+    }
+    match confirm.await {
+        Ok(Confirmation::Ack(None)) => Ok(()),
+        Ok(Confirmation::Ack(Some(_))) => Err(PublishError::Returned),
+        Ok(Confirmation::Nack(_)) => Err(PublishError::Refused),
+        Ok(Confirmation::NotRequested) | Err(_) => Err(PublishError::Lost),
     }
 }
 
