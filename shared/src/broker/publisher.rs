@@ -2,7 +2,6 @@
 //! what cannot be published now stays in the outbox.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -10,6 +9,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOpti
 use lapin::types::FieldTable;
 use lapin::{Channel, Confirmation, Connection, PublisherConfirm};
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -18,9 +18,7 @@ use crate::backoff::Backoff;
 use crate::health::{BrokerState, Health, PROBE_INTERVAL, PROBE_TIMEOUT};
 use crate::lifecycle::sleep_unless;
 
-/// Unconfirmed publishes at a time: more adds latency, not throughput.
-const WINDOW: usize = 1_024;
-/// How long a publish may take, from asking to its confirm.
+/// How long a batch may take, from asking to its last confirm.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this many unanswered probes the connection is given up.
@@ -59,10 +57,9 @@ struct Session {
     connection: Connection,
     channel: Channel,
     topology: Topology,
-    /// A message came back. lapin may attach a return to another publish of the channel, so from then on none of this
-    /// session's confirms is trusted.
-    returned: AtomicBool,
-    failed: CancellationToken,
+    /// A message came back, or has no confirm in time. lapin may attach a return to any publish of the channel that has no
+    /// confirm yet, so from then on this session publishes nothing.
+    spent: CancellationToken,
 }
 
 impl Publisher {
@@ -82,32 +79,25 @@ impl Publisher {
 
     /// Whether a publish has a chance now.
     pub fn is_connected(&self) -> bool {
-        self.session
-            .borrow()
-            .as_ref()
-            .is_some_and(|session| !session.connection.status().blocked())
+        self.usable().is_ok()
     }
 
     /// Publishes persistently and `mandatory`, and waits for the broker's confirms: a result for each message, in order.
+    /// All of them are under way at the same time, so that the caller's batch is the bound.
     pub async fn publish(&mut self, messages: &[&Message]) -> Vec<Result<(), PublishError>> {
-        let refused = |why| vec![Err(why); messages.len()];
-        let Some(session) = self.session.borrow().clone() else {
-            return refused(PublishError::Disconnected);
-        };
-        if session.connection.status().blocked() {
-            return refused(PublishError::Blocked);
+        let usable = self.usable();
+        match usable {
+            Ok(session) => session.publish(messages).await,
+            Err(why) => vec![Err(why); messages.len()],
         }
-        let mut results = Vec::with_capacity(messages.len());
-        for window in messages.chunks(WINDOW) {
-            results.extend(session.publish(window).await);
+    }
+
+    fn usable(&self) -> Result<Arc<Session>, PublishError> {
+        match self.session.borrow().as_ref() {
+            Some(session) if session.connection.status().blocked() => Err(PublishError::Blocked),
+            Some(session) if !session.spent.is_cancelled() => Ok(session.clone()),
+            _ => Err(PublishError::Disconnected),
         }
-        let is_fatal = |result: &Result<(), PublishError>| {
-            matches!(result, Err(PublishError::Lost | PublishError::Returned))
-        };
-        if results.iter().any(is_fatal) {
-            session.failed.cancel();
-        }
-        results
     }
 }
 
@@ -126,35 +116,46 @@ impl Session {
             connection,
             channel,
             topology,
-            returned: AtomicBool::new(false),
-            failed: CancellationToken::new(),
+            spent: CancellationToken::new(),
         })
     }
 
     /// Sends all, and then waits for their confirms one after the other: those that are there already wake nobody.
     async fn publish(&self, messages: &[&Message]) -> Vec<Result<(), PublishError>> {
-        let mut results = vec![Err(PublishError::TimedOut); messages.len()];
-        let published = async {
-            let sent = join_all(messages.iter().map(|message| self.send(message))).await;
-            for (sent, result) in sent.into_iter().zip(&mut results) {
-                *result = match sent {
-                    Ok(confirm) => confirmed(confirm).await,
-                    Err(error) => Err(error),
-                };
+        let deadline = Instant::now() + PUBLISH_TIMEOUT;
+        let sends = join_all(messages.iter().map(|message| self.send(message)));
+        let mut results = Vec::with_capacity(messages.len());
+        // What is confirmed already is taken after the deadline, too.
+        match timeout_at(deadline, sends).await {
+            Ok(sent) => {
+                for sent in sent {
+                    results.push(match sent {
+                        Ok(confirm) => confirmed(confirm, deadline).await,
+                        Err(error) => Err(error),
+                    });
+                }
             }
-        };
-        // Whatever has no confirm by then has timed out.
-        let _ = tokio::time::timeout(PUBLISH_TIMEOUT, published).await;
-        // Only now: the confirm that a return is attached to may be awaited after that of the message that came back.
-        if results.contains(&Err(PublishError::Returned)) {
-            self.returned.store(true, Ordering::Release);
+            Err(_) => results.resize(messages.len(), Err(PublishError::TimedOut)),
         }
-        if self.returned.load(Ordering::Acquire) {
+        self.judge(&mut results);
+        results
+    }
+
+    /// Only when all are there: a return may be attached to a confirm that is awaited after that of the message that came
+    /// back.
+    fn judge(&self, results: &mut [Result<(), PublishError>]) {
+        if results.contains(&Err(PublishError::Returned)) {
             for result in results.iter_mut().filter(|result| result.is_ok()) {
                 *result = Err(PublishError::Returned);
             }
         }
-        results
+        let spends = |result: &Result<(), PublishError>| {
+            use PublishError::{Lost, Returned, TimedOut};
+            matches!(result, Err(Lost | Returned | TimedOut))
+        };
+        if results.iter().any(spends) {
+            self.spent.cancel();
+        }
     }
 
     async fn send(&self, message: &Message) -> Result<PublisherConfirm, PublishError> {
@@ -173,22 +174,26 @@ impl Session {
             .map_err(|_| PublishError::Lost)
     }
 
-    /// Returns when the session is of no more use.
+    /// Returns when the session is of no more use. Under an alarm it is kept in any case: a new one would not know of the
+    /// alarm until it publishes.
     async fn watch(&self, health: &Health) {
+        let is_blocked = || self.connection.status().blocked();
         let mut missed = 0;
         while self.connection.status().connected() && missed < MAX_MISSED_PROBES {
-            if self.connection.status().blocked() {
+            if is_blocked() {
                 health.set_broker(BrokerState::Blocked);
+            } else if self.spent.is_cancelled() {
+                return;
             } else if self.answers().await {
                 missed = 0;
                 health.set_broker(BrokerState::Up);
-            } else if !self.connection.status().blocked() {
+            } else if !is_blocked() {
                 missed += 1;
                 health.set_broker(BrokerState::Down);
             }
             tokio::select! {
                 () = tokio::time::sleep(PROBE_INTERVAL) => {}
-                () = self.failed.cancelled() => return,
+                () = self.spent.cancelled(), if !is_blocked() => {}
             }
         }
     }
@@ -219,15 +224,18 @@ impl Session {
     }
 }
 
-async fn confirmed(confirm: PublisherConfirm) -> Result<(), PublishError> {
+async fn confirmed(confirm: PublisherConfirm, deadline: Instant) -> Result<(), PublishError> {
     if crate::sabotaged!("confirm") {
         return Ok(());
     }
-    match confirm.await {
-        Ok(Confirmation::Ack(None)) => Ok(()),
-        Ok(Confirmation::Ack(Some(_))) => Err(PublishError::Returned),
-        Ok(Confirmation::Nack(_)) => Err(PublishError::Refused),
-        Ok(Confirmation::NotRequested) | Err(_) => Err(PublishError::Lost),
+    match timeout_at(deadline, confirm).await {
+        Ok(Ok(Confirmation::Ack(None))) => Ok(()),
+        Ok(Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)))) => {
+            Err(PublishError::Returned)
+        }
+        Ok(Ok(Confirmation::Nack(None))) => Err(PublishError::Refused),
+        Ok(Ok(Confirmation::NotRequested) | Err(_)) => Err(PublishError::Lost),
+        Err(_) => Err(PublishError::TimedOut),
     }
 }
 
@@ -249,7 +257,7 @@ async fn supervise(
                 let session = Arc::new(session);
                 health.set_broker(BrokerState::Up);
                 sender.send_replace(Some(session.clone()));
-                let opened_at = tokio::time::Instant::now();
+                let opened_at = Instant::now();
                 tokio::select! {
                     () = session.watch(&health) => {}
                     () = shutdown.cancelled() => {}

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use harness::broker::Broker;
 use harness::stripe::{event_id, get, post};
 use harness::{Proxy, RunningGateway, RunningWorker, TestBed, eventually};
+use shared::broker::{BrokerSettings, Message, PublishError, Publisher};
+use tokio_util::sync::CancellationToken;
 
 use super::{amqp_url, body_of, until_readyz};
 
@@ -156,4 +158,43 @@ async fn a_message_past_the_delivery_limit_counts_as_one_attempt_and_is_retried(
     );
     assert_eq!(bed.count("SELECT count(*) FROM event_attempts").await, 2);
     bed.check_invariants().await;
+}
+
+/// A return would be told of any publish whose confirm is missing, and not of the one that came back.
+#[tokio::test]
+async fn a_connection_on_which_a_confirm_is_missing_is_not_published_over_again() {
+    let bed = TestBed::new().await;
+    let (proxy, through) = Proxy::before(&amqp_url()).await;
+    let settings = BrokerSettings::new(through.parse().unwrap(), bed.prefix());
+    let shutdown = CancellationToken::new();
+    let (mut publisher, supervisor) =
+        Publisher::new(settings, "test", Default::default(), shutdown.clone());
+    let supervisor = tokio::spawn(supervisor);
+    eventually("it connects", async || {
+        publisher.is_connected().then_some(())
+    })
+    .await;
+    let message = Message {
+        event_id: event_id(),
+        event_type: "a.b".to_owned(),
+        traceparent: None,
+    };
+    proxy.mute();
+    let missing = publisher.publish(&[&message, &message]).await;
+    assert_eq!(missing, [Err(PublishError::TimedOut); 2]);
+    let broker = Broker::connect(&bed).await;
+    broker.unbind_queue().await;
+    proxy.open();
+    assert_eq!(
+        publisher.publish(&[&message]).await,
+        [Err(PublishError::Disconnected)]
+    );
+    // The next connection binds the queue again.
+    eventually("it connects again", async || {
+        publisher.is_connected().then_some(())
+    })
+    .await;
+    assert_eq!(publisher.publish(&[&message]).await, [Ok(())]);
+    shutdown.cancel();
+    supervisor.await.unwrap();
 }

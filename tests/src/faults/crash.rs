@@ -22,7 +22,7 @@ pub struct Point {
     pub name: &'static str,
     /// What dying there means.
     pub title: &'static str,
-    /// How often a run reaches it at the least, and how often it is tried: at the first time, the second, the third.
+    /// How often it is tried: at the first time that a run reaches it, the second, the third.
     pub hits: u32,
 }
 
@@ -140,8 +140,8 @@ const UNDECODABLE: i64 = 3;
 const BURIED: usize = 60;
 const REPLAY_RATE: usize = 100;
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// How often a process that still lives is brought more work.
-const NUDGE: Duration = Duration::from_secs(1);
+/// A process that still lives after so long is brought more work, and again each time that this passes.
+const NUDGE: Duration = Duration::from_secs(2);
 
 impl Point {
     /// Whether only a replay comes there.
@@ -200,7 +200,9 @@ pub async fn run(point: Point, hit: u32, claims: Claims) -> Row {
     let mut stage = prepare(point.name, &trap).await;
     let mut load = stage.load(&plan).await;
     let provoked = provoke(&stage, &mut load, point, &plan).await;
+    let sent = load.events();
     let died = until_dead(&mut stage, &mut load, &plan, point.name).await;
+    let more = load.events() - sent;
     let long = "SELECT count(*) FROM outbox WHERE available_at > now() + interval '10 seconds'";
     let long_claims = stage.bed.count(long).await;
     if claims == Claims::AreOver {
@@ -217,6 +219,9 @@ pub async fn run(point: Point, hit: u32, claims: Claims) -> Row {
     let mut row = stage.row(told, load, &plan, mails).await;
     for problem in [provoked, died].into_iter().filter_map(Result::err) {
         row.fail(&problem.to_string());
+    }
+    if more > 0 {
+        row.notes.push(format!("{more} events more until it died"));
     }
     // Where claims are over at once, other tests share the machine.
     if claims != Claims::AreOver {
@@ -282,8 +287,8 @@ async fn prepare(point: &str, trap: &str) -> Stage {
     stage
 }
 
-/// By the fail-point, not for any other reason. What works in batches takes the whole load in fewer rounds than a point
-/// has hits where the machine is busy: every second one more order makes one more round.
+/// By the fail-point, not for any other reason. What works in batches may take the whole load in fewer rounds than a point
+/// has hits where the machine is busy: one more order makes one more round.
 pub async fn until_dead(
     stage: &mut Stage,
     load: &mut Load,
@@ -297,9 +302,9 @@ pub async fn until_dead(
         if let Some(dead) = all.find_map(|process| process.has_ended().then_some(process)) {
             return dead.expect_abort_at(point);
         }
-        if began.elapsed() >= plan.over + NUDGE * (nudges + 1) {
+        if began.elapsed() >= NUDGE * (nudges + 1) {
             nudges += 1;
-            nudge(stage, load, plan, nudges).await;
+            nudge(stage, load, plan).await;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -307,8 +312,9 @@ pub async fn until_dead(
 }
 
 /// One more order, paid.
-async fn nudge(stage: &Stage, load: &mut Load, plan: &Plan, number: u32) {
-    let seed = plan.seed + 2_000_000 + u64::from(number);
+async fn nudge(stage: &Stage, load: &mut Load, plan: &Plan) {
+    // Another one each time.
+    let seed = plan.seed + 2_000_000 + load.events() as u64;
     let order = Plan::new(seed, 1, 0).shaped(Shape::Paid);
     stage.bed.seed(&order.catalogue()).await;
     for parcel in order.parcels() {

@@ -49,6 +49,14 @@ pub fn lose_replies(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
             scene.gateway_database.mute();
             pause(200).await;
             untold.extend(stored_and_not_acknowledged(scene).await?);
+            // On a busy machine it takes longer until the first is stored.
+            for _ in 0..20 {
+                if !untold.is_empty() {
+                    break;
+                }
+                pause(50).await;
+                untold.extend(stored_and_not_acknowledged(scene).await?);
+            }
             scene.gateway_database.cut();
             pause(50).await;
             scene.gateway_database.open();
