@@ -122,40 +122,39 @@ impl Session {
 
     /// Sends all, and then waits for their confirms one after the other: those that are there already wake nobody.
     async fn publish(&self, messages: &[&Message]) -> Vec<Result<(), PublishError>> {
+        let spent_unless_clean = self.spent.clone().drop_guard();
         let deadline = Instant::now() + PUBLISH_TIMEOUT;
         let sends = join_all(messages.iter().map(|message| self.send(message)));
-        let mut results = Vec::with_capacity(messages.len());
+        let Ok(mut sent) = timeout_at(deadline, sends).await else {
+            return vec![Err(PublishError::TimedOut); messages.len()];
+        };
         // What is confirmed already is taken after the deadline, too.
-        match timeout_at(deadline, sends).await {
-            Ok(sent) => {
-                for sent in sent {
-                    results.push(match sent {
-                        Ok(confirm) => confirmed(confirm, deadline).await,
-                        Err(error) => Err(error),
-                    });
-                }
-            }
-            Err(_) => results.resize(messages.len(), Err(PublishError::TimedOut)),
+        let mut results = Vec::with_capacity(messages.len());
+        for sent in &mut sent {
+            results.push(match sent {
+                Ok(confirm) => confirmed(confirm, deadline).await,
+                Err(error) => Err(*error),
+            });
         }
-        self.judge(&mut results);
-        results
-    }
-
-    /// Only when all are there: a return may be attached to a confirm that is awaited after that of the message that came
-    /// back.
-    fn judge(&self, results: &mut [Result<(), PublishError>]) {
+        // A return may be attached to one that was still missing when it was looked at, and only then the message that came
+        // back is confirmed.
+        for (sent, result) in sent.iter_mut().zip(&mut results) {
+            if let (Ok(confirm), Err(PublishError::TimedOut)) = (sent, &result) {
+                *result = confirmed(confirm, deadline).await;
+            }
+        }
         if results.contains(&Err(PublishError::Returned)) {
             for result in results.iter_mut().filter(|result| result.is_ok()) {
                 *result = Err(PublishError::Returned);
             }
         }
-        let spends = |result: &Result<(), PublishError>| {
-            use PublishError::{Lost, Returned, TimedOut};
-            matches!(result, Err(Lost | Returned | TimedOut))
+        let is_clean = |result: &Result<(), PublishError>| {
+            matches!(result, Ok(()) | Err(PublishError::Refused))
         };
-        if results.iter().any(spends) {
-            self.spent.cancel();
+        if results.iter().all(is_clean) {
+            spent_unless_clean.disarm();
         }
+        results
     }
 
     async fn send(&self, message: &Message) -> Result<PublisherConfirm, PublishError> {
@@ -182,20 +181,29 @@ impl Session {
         while self.connection.status().connected() && missed < MAX_MISSED_PROBES {
             if is_blocked() {
                 health.set_broker(BrokerState::Blocked);
-            } else if self.spent.is_cancelled() {
-                return;
-            } else if self.answers().await {
-                missed = 0;
-                health.set_broker(BrokerState::Up);
-            } else if !is_blocked() {
-                missed += 1;
-                health.set_broker(BrokerState::Down);
+                tokio::time::sleep(PROBE_INTERVAL).await;
+                continue;
             }
+            if self.spent.is_cancelled() {
+                // The broker is there: a new session follows.
+                return;
+            }
+            let asking = async {
+                if self.answers().await {
+                    missed = 0;
+                    health.set_broker(BrokerState::Up);
+                } else if !is_blocked() {
+                    missed += 1;
+                    health.set_broker(BrokerState::Down);
+                }
+                tokio::time::sleep(PROBE_INTERVAL).await;
+            };
             tokio::select! {
-                () = tokio::time::sleep(PROBE_INTERVAL) => {}
-                () = self.spent.cancelled(), if !is_blocked() => {}
+                () = asking => {}
+                () = self.spent.cancelled() => {}
             }
         }
+        health.set_broker(BrokerState::Down);
     }
 
     /// Asks the broker for the queue, on a channel of its own: where it is gone, the topology is declared anew. Then
@@ -224,7 +232,7 @@ impl Session {
     }
 }
 
-async fn confirmed(confirm: PublisherConfirm, deadline: Instant) -> Result<(), PublishError> {
+async fn confirmed(confirm: &mut PublisherConfirm, deadline: Instant) -> Result<(), PublishError> {
     if crate::sabotaged!("confirm") {
         return Ok(());
     }
@@ -255,7 +263,6 @@ async fn supervise(
         match opened {
             Ok(session) => {
                 let session = Arc::new(session);
-                health.set_broker(BrokerState::Up);
                 sender.send_replace(Some(session.clone()));
                 let opened_at = Instant::now();
                 tokio::select! {
@@ -267,14 +274,16 @@ async fn supervise(
                 if shutdown.is_cancelled() {
                     return;
                 }
-                // A session that fails at once must not be rebuilt in a tight loop.
-                if opened_at.elapsed() > Duration::from_secs(10) {
+                // A session that fails at once must not be rebuilt in a tight loop. One that waited for a confirm did not.
+                if opened_at.elapsed() >= PUBLISH_TIMEOUT {
                     backoff.reset();
                 }
             }
-            Err(error) => warn!(%error, connection = name, "cannot connect to the broker"),
+            Err(error) => {
+                warn!(%error, connection = name, "cannot connect to the broker");
+                health.set_broker(BrokerState::Down);
+            }
         }
-        health.set_broker(BrokerState::Down);
         if !sleep_unless(&shutdown, backoff.next_delay()).await {
             return;
         }

@@ -182,6 +182,10 @@ async fn a_connection_on_which_a_confirm_is_missing_is_not_published_over_again(
     proxy.mute();
     let missing = publisher.publish(&[&message, &message]).await;
     assert_eq!(missing, [Err(PublishError::TimedOut); 2]);
+    assert_eq!(
+        publisher.publish(&[&message]).await,
+        [Err(PublishError::Disconnected)]
+    );
     let broker = Broker::connect(&bed).await;
     broker.unbind_queue().await;
     proxy.open();

@@ -73,9 +73,9 @@ pub fn lose_replies(scene: &mut Scene) -> LocalBoxFuture<'_, Result<()>> {
 }
 
 async fn stored_and_not_acknowledged(scene: &Scene) -> Result<Vec<String>> {
-    let acknowledged = scene.load.acknowledged_ids();
     let stored = "SELECT id FROM webhook_events";
     let stored = scene.stage.bed.db.query(stored, &[]).await?;
+    let acknowledged = scene.load.acknowledged_ids();
     let ids = stored.iter().map(|row| row.get::<_, String>(0));
     Ok(ids.filter(|id| !acknowledged.contains(id)).collect())
 }
