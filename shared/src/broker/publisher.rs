@@ -57,7 +57,7 @@ struct Session {
     connection: Connection,
     channel: Channel,
     topology: Topology,
-    /// A message came back, or has no confirm in time. lapin may attach a return to any publish of the channel that has no
+    /// A message came back, or its confirm is missing. lapin may attach a return to any publish of the channel that has no
     /// confirm yet, so from then on this session publishes nothing.
     spent: CancellationToken,
 }
@@ -136,11 +136,12 @@ impl Session {
                 Err(error) => Err(*error),
             });
         }
-        // A return may be attached to one that was still missing when it was looked at, and only then the message that came
-        // back is confirmed.
+        // A return may be attached to one that was still missing when it was looked at, while the message that came back is
+        // confirmed by now. What else comes so late counts as missing.
         for (sent, result) in sent.iter_mut().zip(&mut results) {
             if let (Ok(confirm), Err(PublishError::TimedOut)) = (sent, &result) {
-                *result = confirmed(confirm, deadline).await;
+                let late = confirmed(confirm, deadline).await;
+                *result = late.and(Err(PublishError::TimedOut));
             }
         }
         if results.contains(&Err(PublishError::Returned)) {
@@ -173,34 +174,33 @@ impl Session {
             .map_err(|_| PublishError::Lost)
     }
 
-    /// Returns when the session is of no more use. Under an alarm it is kept in any case: a new one would not know of the
+    /// Returns when the session is of no more use. Under an alarm one that is spent is kept: a new one would not know of the
     /// alarm until it publishes.
     async fn watch(&self, health: &Health) {
         let is_blocked = || self.connection.status().blocked();
         let mut missed = 0;
-        while self.connection.status().connected() && missed < MAX_MISSED_PROBES {
-            if is_blocked() {
+        while self.connection.status().connected() && (is_blocked() || missed < MAX_MISSED_PROBES) {
+            let spent = self.spent.is_cancelled();
+            let answers = !is_blocked()
+                && tokio::select! {
+                    answers = self.answers() => answers,
+                    () = self.spent.cancelled(), if !spent => continue,
+                };
+            if answers {
+                missed = 0;
+                health.set_broker(BrokerState::Up);
+            } else if is_blocked() {
                 health.set_broker(BrokerState::Blocked);
-                tokio::time::sleep(PROBE_INTERVAL).await;
-                continue;
+            } else {
+                missed += 1;
+                health.set_broker(BrokerState::Down);
             }
-            if self.spent.is_cancelled() {
-                // The broker is there: a new session follows.
+            if spent && !is_blocked() {
                 return;
             }
-            let asking = async {
-                if self.answers().await {
-                    missed = 0;
-                    health.set_broker(BrokerState::Up);
-                } else if !is_blocked() {
-                    missed += 1;
-                    health.set_broker(BrokerState::Down);
-                }
-                tokio::time::sleep(PROBE_INTERVAL).await;
-            };
             tokio::select! {
-                () = asking => {}
-                () = self.spent.cancelled() => {}
+                () = tokio::time::sleep(PROBE_INTERVAL) => {}
+                () = self.spent.cancelled(), if !spent => {}
             }
         }
         health.set_broker(BrokerState::Down);
