@@ -84,7 +84,7 @@ async fn faults_that_take_seconds_lose_nothing_and_repeat_nothing() {
     let seed = rand::random_range(1..1_000_000);
     let faults = FAULTS.iter().filter(|fault| fault.in_tests);
     let light = faults.map(|fault| Fault {
-        // One that is as light already comes as slowly as in the table: a narrow line takes no more.
+        // One that is as light already is that of the table: a narrow line takes no more.
         load: if fault.load.0 <= LOAD.0 {
             fault.load
         } else {

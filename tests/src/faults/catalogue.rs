@@ -273,7 +273,7 @@ pub const FAULTS: &[Fault] = &[
         network::narrow,
     )
     .accepted()
-    .over(40, 12)
+    .over(40, 8)
     .burns_nothing(),
     Fault::new("F33", "sender's clock off by up to 290 s", storms::skew).accepted(),
     Fault::new(
