@@ -112,6 +112,8 @@ pub async fn serve<H, F, B>(
 fn protocol(limits: Limits) -> http1::Builder {
     let mut protocol = http1::Builder::new();
     protocol.max_buf_size(MAX_HEADER_BYTES);
+    // An answer is short: copying it costs less than a system call for several pieces.
+    protocol.writev(false);
     // Without a timer hyper waits for headers for ever.
     if !crate::sabotaged!("header_timer") {
         let timer = protocol.timer(TokioTimer::new());

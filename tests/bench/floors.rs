@@ -4,6 +4,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -18,9 +19,12 @@ use shared::signature::{SigningKey, verify};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, NoTls, Statement};
 
 use crate::Plan;
-use crate::load::{self, Requests, Shape, template};
+use crate::load::{self, Pace, Requests, Shape, Turns, template};
 use crate::measure::Watch;
 use crate::report::{Figures, Row};
 
@@ -31,35 +35,51 @@ const BATCH_CONNECTIONS: usize = 4;
 /// Requests made ready for each second of the bare server.
 const REQUESTS_PER_SECOND: usize = 100_000;
 const WARM_UP: Duration = Duration::from_millis(500);
+/// The time of the server's sessions counts once they have ended.
+const SESSIONS_END: Duration = Duration::from_millis(500);
+/// Connections that insert single rows at a rate: as many as the gateway writes with.
+const PACED_CONNECTIONS: usize = 3;
+const PACED_RATE: u32 = 1_000;
 
 /// The floors, in the order of [`ratios`]; fewer where there is no pgbench.
 pub async fn run(plan: &Plan) -> Result<Vec<Row>> {
-    let (mut http, mut single, mut batched) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rows = Vec::new();
+    for (name, connections) in [(HTTP_ONE, 1), (HTTP, 64)] {
+        let mut repeats = Vec::new();
+        for _ in 0..plan.repeats {
+            repeats.push(bare_http(plan, connections).await?);
+        }
+        rows.push(plan.row(name, &repeats));
+    }
+    let (mut single, mut paced, mut batched) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..plan.repeats {
-        http.push(bare_http(plan).await?);
         single.extend(inserts(plan, ONE_ROW, 1, 1).await?);
+        paced.push(paced_inserts(plan).await?);
         batched.extend(inserts(plan, BATCH, BATCH_CONNECTIONS, ROWS).await?);
     }
-    let mut rows = vec![plan.row(HTTP, &http)];
-    if !single.is_empty() {
-        rows.push(plan.row(SINGLE, &single));
-        rows.push(plan.row(BATCHED, &batched));
+    for (name, repeats) in [(SINGLE, single), (PACED, paced), (BATCHED, batched)] {
+        if !repeats.is_empty() {
+            rows.push(plan.row(name, &repeats));
+        }
     }
     Ok(rows)
 }
 
+const HTTP_ONE: &str = "floor: bare hyper and HMAC, 1 connection";
 const HTTP: &str = "floor: bare hyper and HMAC, 64 connections";
 const SINGLE: &str = "floor: a row a commit, 1 connection";
+const PACED: &str = "floor: a row a commit, 1,000/s";
 const BATCHED: &str = "floor: 64 rows a commit, 4 connections";
 
 /// The gateway's rows held against the floors.
 pub fn ratios(ingest: &[Row], floors: &[Row]) -> Vec<Row> {
-    let ratio = |name: &str, (one, of): (&str, &str), figure: fn(&Figures) -> Option<f64>| {
+    let ratio = |name: &str, (one, of): (&str, &[&str]), figure: fn(&Figures) -> Option<f64>| {
         let find = |rows: &[Row], wanted: &str| {
             let row = rows.iter().find(|row| row.name == wanted);
             row.and_then(|row| figure(&row.figures))
         };
-        let ratio = find(ingest, one)? / find(floors, of)?;
+        let floor: Option<f64> = of.iter().map(|of| find(floors, of)).sum();
+        let ratio = find(ingest, one)? / floor?;
         let figures = Figures {
             ratio: Some(ratio),
             ..Figures::default()
@@ -69,37 +89,48 @@ pub fn ratios(ingest: &[Row], floors: &[Row]) -> Vec<Row> {
             figures,
         })
     };
-    let (one, many, most) = (
+    let (one, many, most, paced) = (
         "ingest, 1 connection",
         "ingest, 64 connections",
         "ingest, 256 connections",
+        "ingest, 1,000/s",
     );
     [
         ratio(
             "gateway CPU at 64 ÷ bare hyper and HMAC",
-            (many, HTTP),
+            (many, &[HTTP]),
             |figures| figures.service_cpu_us,
         ),
         ratio(
             "PostgreSQL CPU at 64 ÷ batched inserts",
-            (many, BATCHED),
+            (many, &[BATCHED]),
             |figures| figures.postgres_cpu_us,
         ),
         ratio(
             "events/s at 256 ÷ batched inserts",
-            (most, BATCHED),
+            (most, &[BATCHED]),
             |figures| figures.per_second,
         ),
-        ratio("p50 at 1 ÷ a single insert", (one, SINGLE), |figures| {
+        ratio("p50 at 1 ÷ a single insert", (one, &[SINGLE]), |figures| {
             figures.p50_ms
         }),
+        ratio(
+            "p50 at 1 ÷ bare hyper and a single insert together",
+            (one, &[HTTP_ONE, SINGLE]),
+            |figures| figures.p50_ms,
+        ),
+        ratio(
+            "p99 at 1,000/s ÷ single inserts at that rate",
+            (paced, &[PACED]),
+            |figures| figures.p99_ms,
+        ),
     ]
     .into_iter()
     .flatten()
     .collect()
 }
 
-async fn bare_http(plan: &Plan) -> Result<Figures> {
+async fn bare_http(plan: &Plan, connections: usize) -> Result<Figures> {
     let bed = TestBed::new().await;
     let mut server = Command::new(std::env::current_exe()?)
         .arg("--serve-floor")
@@ -108,7 +139,7 @@ async fn bare_http(plan: &Plan) -> Result<Figures> {
         .spawn()?;
     let address = address_of(&mut server).await?.parse()?;
     let pid = server.id().context("the server has ended")?;
-    let closed = Shape::closed(64);
+    let closed = Shape::closed(connections);
     let count = |length: Duration| (REQUESTS_PER_SECOND as f64 * length.as_secs_f64()) as usize;
     let warm_up = Requests::signed(address, 0..count(WARM_UP));
     load::drive(address, warm_up, closed, WARM_UP).await?;
@@ -179,6 +210,11 @@ INSERT INTO floor (event_id, event_type, livemode, payload)
 VALUES ('evt_' || (:n)::bigint, 'payment_intent.succeeded', false, (:payload)::bytea) ON CONFLICT (event_id) DO NOTHING;
 ";
 
+/// The same row, of parameters.
+const PACED_ROW: &str = "
+    INSERT INTO floor (event_id, event_type, livemode, payload) VALUES ($1, 'payment_intent.succeeded', false, $2)
+    ON CONFLICT (event_id) DO NOTHING";
+
 /// As many bodies as one argument of a command may hold, given four times.
 const BATCH: &str = "
 \\set n random(1, 9000000000000000000)
@@ -224,8 +260,7 @@ async fn inserts(
     };
     let complaint = String::from_utf8_lossy(&done.stderr);
     ensure!(done.status.success(), "pgbench: {complaint}");
-    // The sessions' time counts once they have ended.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(SESSIONS_END).await;
     let latencies = latencies(log.parent().context("a directory")?)?;
     let stored = latencies.len() * rows;
     let cost = watch.cost_since(&before, stored);
@@ -235,6 +270,51 @@ async fn inserts(
         ..Figures::default()
     };
     Ok(Some(figures.with_latencies(latencies)))
+}
+
+/// Single rows that fall due at a fixed rate, over as many connections as the gateway writes with.
+async fn paced_inserts(plan: &Plan) -> Result<Figures> {
+    let bed = TestBed::new().await;
+    bed.db.batch_execute(TABLE).await?;
+    let mut clients = Vec::new();
+    for _ in 0..PACED_CONNECTIONS {
+        let (client, connection) = tokio_postgres::connect(&bed.owner_url(), NoTls).await?;
+        tokio::spawn(connection);
+        let insert = client.prepare(PACED_ROW).await?;
+        clients.push((client, insert));
+    }
+    bed.db.batch_execute("CHECKPOINT").await?;
+    let watch = Watch::servers(&bed).await;
+    let before = watch.cpu_time();
+    let (pace, count) = (Pace::PerSecond(PACED_RATE), PACED_RATE * plan.seconds);
+    let turns = Arc::new(Turns::start(count as usize, pace, plan.length()));
+    let mut inserting = JoinSet::new();
+    for (client, insert) in clients {
+        inserting.spawn(insert_in_turn(client, insert, turns.clone()));
+    }
+    let mut latencies = Vec::new();
+    while let Some(inserted) = inserting.join_next().await {
+        latencies.extend(inserted??);
+    }
+    tokio::time::sleep(SESSIONS_END).await;
+    let figures = Figures {
+        per_second: Some(latencies.len() as f64 / f64::from(plan.seconds)),
+        postgres_cpu_us: watch.cost_since(&before, latencies.len()).postgres_cpu_us,
+        ..Figures::default()
+    };
+    Ok(figures.with_latencies(latencies))
+}
+
+/// Milliseconds of each insert, from when it fell due.
+async fn insert_in_turn(client: Client, insert: Statement, turns: Arc<Turns>) -> Result<Vec<f64>> {
+    let body = template();
+    let mut latencies = Vec::new();
+    while let Some((index, due)) = turns.next().await {
+        let params: [&(dyn ToSql + Sync); 2] = [&load::event_id(index), &body.as_bytes()];
+        client.execute(&insert, &params).await?;
+        latencies.push(due.elapsed().as_secs_f64() * 1_000.0);
+    }
+    Ok(latencies)
 }
 
 /// Milliseconds of each transaction, out of the logs that pgbench leaves.

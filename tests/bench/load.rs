@@ -209,7 +209,7 @@ pub async fn drive(
 }
 
 /// Tells connections what to send next, and when it fell due.
-enum Turns {
+pub enum Turns {
     Closed {
         next: AtomicUsize,
         count: usize,
@@ -219,7 +219,8 @@ enum Turns {
 }
 
 impl Turns {
-    fn start(count: usize, pace: Pace, limit: Duration) -> Self {
+    /// Begins with the first of `count` turns; in a closed loop there are none after `limit`.
+    pub fn start(count: usize, pace: Pace, limit: Duration) -> Self {
         match pace {
             Pace::Closed => Self::Closed {
                 next: AtomicUsize::new(0),
@@ -234,7 +235,8 @@ impl Turns {
         }
     }
 
-    async fn next(&self) -> Option<(usize, Instant)> {
+    /// The next turn's index, and when it fell due.
+    pub async fn next(&self) -> Option<(usize, Instant)> {
         match self {
             Self::Closed { next, count, until } => {
                 let (index, now) = (next.fetch_add(1, Ordering::Relaxed), Instant::now());

@@ -2,9 +2,10 @@
 //! what cannot be published now stays in the outbox.
 
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::maybe_done;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Confirmation, Connection, PublisherConfirm};
@@ -120,22 +121,24 @@ impl Session {
         })
     }
 
-    /// Sends all, and then waits for their confirms one after the other: those that are there already wake nobody.
+    /// Sends all, and then waits for their confirms, for the last one first: mostly the others are there by then, and wake
+    /// nobody.
     async fn publish(&self, messages: &[&Message]) -> Vec<Result<(), PublishError>> {
         let spent_unless_clean = self.spent.clone().drop_guard();
         let deadline = Instant::now() + PUBLISH_TIMEOUT;
-        let sends = join_all(messages.iter().map(|message| self.send(message)));
+        let sends = all_begun(messages.iter().map(|message| self.send(message)));
         let Ok(mut sent) = timeout_at(deadline, sends).await else {
             return vec![Err(PublishError::TimedOut); messages.len()];
         };
         // What is confirmed already is taken after the deadline, too.
         let mut results = Vec::with_capacity(messages.len());
-        for sent in &mut sent {
+        for sent in sent.iter_mut().rev() {
             results.push(match sent {
                 Ok(confirm) => confirmed(confirm, deadline).await,
                 Err(error) => Err(*error),
             });
         }
+        results.reverse();
         // A return may be attached to one that was still missing when it was looked at, while the message that came back is
         // confirmed by now. What else comes so late counts as missing.
         for (sent, result) in sent.iter_mut().zip(&mut results) {
@@ -230,6 +233,24 @@ impl Session {
         };
         matches!(tokio::time::timeout(PROBE_TIMEOUT, asked).await, Ok(Ok(())))
     }
+}
+
+/// Begins all futures in order, and then waits for them, for the last one first. Unlike `join_all` it is woken by none but
+/// the one that it waits for.
+async fn all_begun<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut begun: Vec<_> = futures.map(|future| Box::pin(maybe_done(future))).collect();
+    for future in &mut begun {
+        let _ = future
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+    }
+    for future in begun.iter_mut().rev() {
+        future.as_mut().await;
+    }
+    let outputs = begun
+        .iter_mut()
+        .filter_map(|future| future.as_mut().take_output());
+    outputs.collect()
 }
 
 async fn confirmed(confirm: &mut PublisherConfirm, deadline: Instant) -> Result<(), PublishError> {
