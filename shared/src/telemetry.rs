@@ -4,6 +4,7 @@
 //! webhook, with `event_id`, `event_type`,
 //! `attempt` and `trace_id` where they apply. Never a body, a signature, a secret or an address.
 
+use std::io::BufWriter;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -65,7 +66,8 @@ pub fn start(service: &'static str, format: LogFormat) -> Result<Telemetry, Stri
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(LOG_BUFFER_LINES)
         .lossy(true)
-        .finish(std::io::stdout());
+        // It is flushed whenever no line waits: those of a burst share a write.
+        .finish(BufWriter::new(std::io::stdout()));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_target(false);

@@ -45,9 +45,15 @@ impl Outlet {
 }
 
 fn write(directory: &Path, name: &str, mail: &[u8]) -> io::Result<()> {
-    fs::create_dir_all(directory)?;
     let whole = directory.join(format!("{name}.eml"));
     let partial = whole.with_extension("partial");
-    fs::write(&partial, mail)?;
+    let written = match fs::write(&partial, mail) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(directory)?;
+            fs::write(&partial, mail)
+        }
+        written => written,
+    };
+    written?;
     fs::rename(&partial, &whole)
 }
