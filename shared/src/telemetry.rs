@@ -4,8 +4,8 @@
 //! webhook, with `event_id`, `event_type`,
 //! `attempt` and `trace_id` where they apply. Never a body, a signature, a secret or an address.
 
-use std::io::BufWriter;
 use std::str::FromStr;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider as _;
@@ -47,7 +47,7 @@ pub struct Telemetry {
     pub metrics: Registry,
     meters: SdkMeterProvider,
     tracer: Option<SdkTracerProvider>,
-    _log_writer: WorkerGuard,
+    log_writer: WorkerGuard,
 }
 
 /// Log lines kept while stdout does not take them; more are dropped rather than stopping a request.
@@ -66,8 +66,7 @@ pub fn start(service: &'static str, format: LogFormat) -> Result<Telemetry, Stri
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(LOG_BUFFER_LINES)
         .lossy(true)
-        // It is flushed whenever no line waits: those of a burst share a write.
-        .finish(BufWriter::new(std::io::stdout()));
+        .finish(std::io::stdout());
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_target(false);
@@ -104,7 +103,7 @@ pub fn start(service: &'static str, format: LogFormat) -> Result<Telemetry, Stri
         metrics,
         meters,
         tracer,
-        _log_writer: guard,
+        log_writer: guard,
     })
 }
 
@@ -120,13 +119,20 @@ fn wanted() -> EnvFilter {
 }
 
 impl Telemetry {
-    /// Sends what is left, for two seconds at the most.
+    /// Sends and writes what is left, for two seconds at the most each.
     pub fn stop(self) {
         let limit = Duration::from_secs(2);
         if let Some(tracer) = &self.tracer {
             let _ = tracer.shutdown_with_timeout(limit);
         }
         let _ = self.meters.shutdown_with_timeout(limit);
+        // Where nobody reads stdout, the last lines would be waited for without end.
+        let (written, all_written) = mpsc::channel();
+        std::thread::spawn(move || {
+            drop(self.log_writer);
+            let _ = written.send(());
+        });
+        let _ = all_written.recv_timeout(limit);
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::TestBed;
@@ -32,8 +32,10 @@ use crate::report::{Figures, Row};
 const ROWS: usize = 64;
 /// Connections that insert batches.
 const BATCH_CONNECTIONS: usize = 4;
-/// Requests made ready for each second of the bare server.
-const REQUESTS_PER_SECOND: usize = 100_000;
+/// Requests made ready for the warm-up of the bare server.
+const WARM_UP_REQUESTS: usize = 50_000;
+/// Requests made ready, as a multiple of what the warm-up's rate needs.
+const RESERVE: f64 = 1.5;
 const WARM_UP: Duration = Duration::from_millis(500);
 /// The time of the server's sessions counts once they have ended.
 const SESSIONS_END: Duration = Duration::from_millis(500);
@@ -140,11 +142,11 @@ async fn bare_http(plan: &Plan, connections: usize) -> Result<Figures> {
     let address = address_of(&mut server).await?.parse()?;
     let pid = server.id().context("the server has ended")?;
     let closed = Shape::closed(connections);
-    let count = |length: Duration| (REQUESTS_PER_SECOND as f64 * length.as_secs_f64()) as usize;
-    let warm_up = Requests::signed(address, 0..count(WARM_UP));
-    load::drive(address, warm_up, closed, WARM_UP).await?;
+    let requests = Requests::signed(address, 0..WARM_UP_REQUESTS);
+    let warm_up = load::drive(address, requests, closed, WARM_UP).await?;
     let length = plan.length().min(Duration::from_secs(3));
-    let requests = Requests::signed(address, 0..count(length));
+    let count = (warm_up.per_second() * RESERVE * length.as_secs_f64()) as usize;
+    let requests = Requests::signed(address, 0..count);
     let watch = Watch::servers(&bed).await.with_process(pid);
     let before = watch.cpu_time();
     let load = load::drive(address, requests, closed, length).await?;
@@ -174,7 +176,9 @@ pub async fn serve() -> Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
+        // As the gateway has it.
         let answering = hyper::server::conn::http1::Builder::new()
+            .writev(false)
             .serve_connection(TokioIo::new(stream), service_fn(answer));
         tokio::spawn(answering);
     }
@@ -287,6 +291,7 @@ async fn paced_inserts(plan: &Plan) -> Result<Figures> {
     let watch = Watch::servers(&bed).await;
     let before = watch.cpu_time();
     let (pace, count) = (Pace::PerSecond(PACED_RATE), PACED_RATE * plan.seconds);
+    let started = Instant::now();
     let turns = Arc::new(Turns::start(count as usize, pace, plan.length()));
     let mut inserting = JoinSet::new();
     for (client, insert) in clients {
@@ -296,9 +301,10 @@ async fn paced_inserts(plan: &Plan) -> Result<Figures> {
     while let Some(inserted) = inserting.join_next().await {
         latencies.extend(inserted??);
     }
+    let took = started.elapsed();
     tokio::time::sleep(SESSIONS_END).await;
     let figures = Figures {
-        per_second: Some(latencies.len() as f64 / f64::from(plan.seconds)),
+        per_second: Some(latencies.len() as f64 / took.as_secs_f64()),
         postgres_cpu_us: watch.cost_since(&before, latencies.len()).postgres_cpu_us,
         ..Figures::default()
     };

@@ -21,6 +21,10 @@ use harness::TestBed;
 
 use report::{Figures, Report, Row};
 
+/// For the server that the gateway is held against: as the gateway has it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Measures gateway and worker, and fails if an event is lost or has effects twice, or if a replay slows live traffic, misses its
 /// rate or its switches. Without --growth, --workers and --replay: what
 /// ingest and processing reach, and what they cost.

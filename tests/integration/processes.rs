@@ -4,7 +4,7 @@ use std::path::Path;
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use harness::binaries::Process;
+use harness::binaries::{Launch, Process};
 use harness::stripe::{event, event_id, payment_intent, post, post_with};
 use harness::{TestBed, eventually};
 use jiff::Timestamp;
@@ -54,6 +54,36 @@ async fn secrets_are_read_again_on_hangup_and_a_bad_file_changes_nothing() {
     .await;
     becomes("whsec_new", 200).await;
     assert!(!gateway.log_text().contains("whsec_"), "a secret is logged");
+}
+
+#[tokio::test]
+async fn a_gateway_whose_log_nobody_reads_serves_and_ends_all_the_same() {
+    let bed = TestBed::new().await;
+    let launch = Launch {
+        unread: true,
+        variables: &[("RUST_LOG", "debug")],
+        ..Launch::default()
+    };
+    let mut gateway = Process::launch(&bed, "gateway", launch).await;
+    let (client, url) = (
+        harness::stripe::client(),
+        format!("http://{}/webhooks/stripe", gateway.address),
+    );
+    let send = |_| {
+        let body = event(&event_id(), "some.type", &json!({}));
+        let header = harness::stripe::signature(body.as_bytes());
+        let request = client.post(&url).header("stripe-signature", header);
+        request.body(body).send()
+    };
+    // More lines than a pipe and the queue before it take.
+    let answers = stream::iter(0..3_000).map(send).buffer_unordered(32);
+    let statuses: Vec<u16> = answers
+        .map(|answer| answer.unwrap().status().as_u16())
+        .collect()
+        .await;
+    assert!(statuses.iter().all(|status| *status == 200));
+    gateway.signal("TERM");
+    assert_eq!(gateway.exit_code().await, Some(0));
 }
 
 #[tokio::test]

@@ -554,6 +554,7 @@ async fn a_replay_resumes_wherever_its_worker_is_killed_in_a_step() {
             unready: true,
             doomed: false,
             variables: &[("TOLLGATE_CRASH_AT", trap)],
+            ..Launch::default()
         };
         let mut doomed = Process::launch(&bed, "worker", launch).await;
         eventually(&format!("it dies at {trap}"), async || {

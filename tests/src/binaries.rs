@@ -1,8 +1,9 @@
 //! The real programs as processes.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -213,6 +214,8 @@ pub struct Launch<'a> {
     pub unready: bool,
     /// It is expected to end by itself.
     pub doomed: bool,
+    /// Nobody reads what it logs.
+    pub unread: bool,
     /// They come after the usual ones and win; an empty one is unset.
     pub variables: &'a [(&'a str, &'a str)],
 }
@@ -240,6 +243,7 @@ impl Process {
     pub async fn launch(bed: &TestBed, name: &str, launch: Launch<'_>) -> Self {
         let (address, admin_address) = (free_address(), free_address());
         let log = bed.path(&format!("{name}.{}.log", admin_address.port()));
+        File::create(&log).unwrap();
         let mut command = match launch.armed {
             true => program_with_failpoints(name).await,
             false => program(name).await,
@@ -258,10 +262,12 @@ impl Process {
             .env("WORKER_ADMIN_LISTEN", admin_address.to_string())
             .env("WORKER_BACKOFF_BASE", "20ms")
             .env("MAIL_DIR", bed.mail_dir())
-            .stdout(std::fs::File::create(&log).unwrap());
+            .stdout(match launch.unread {
+                true => Stdio::piped(),
+                false => appending_to(&log).into(),
+            });
         if launch.armed || launch.doomed {
-            let last_words = std::fs::File::options().append(true).open(&log).unwrap();
-            command.stderr(last_words);
+            command.stderr(appending_to(&log));
         }
         for (name, value) in launch.variables {
             if value.is_empty() {
@@ -398,4 +404,9 @@ pub(crate) fn free_address() -> SocketAddr {
         .map(|_| SocketAddr::from(([127, 0, 0, 1], next())))
         .find(|address| std::net::TcpListener::bind(address).is_ok())
         .expect("one of many ports is free")
+}
+
+/// A log that several write to, each at its end.
+fn appending_to(log: &Path) -> File {
+    File::options().append(true).open(log).unwrap()
 }

@@ -154,6 +154,7 @@ impl Stage {
             unready: variables.contains(&UNREADY),
             doomed: false,
             variables: &variables,
+            ..Launch::default()
         };
         let mut process = Process::launch(&self.bed, name, launch).await;
         self.watch.add(name, &mut process);
