@@ -552,7 +552,6 @@ async fn a_replay_resumes_wherever_its_worker_is_killed_in_a_step() {
         let launch = Launch {
             armed: true,
             unready: true,
-            doomed: false,
             variables: &[("TOLLGATE_CRASH_AT", trap)],
             ..Launch::default()
         };

@@ -152,7 +152,6 @@ impl Stage {
         let launch = Launch {
             armed,
             unready: variables.contains(&UNREADY),
-            doomed: false,
             variables: &variables,
             ..Launch::default()
         };

@@ -45,15 +45,9 @@ impl Outlet {
 }
 
 fn write(directory: &Path, name: &str, mail: &[u8]) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
     let whole = directory.join(format!("{name}.eml"));
     let partial = whole.with_extension("partial");
-    let written = match fs::write(&partial, mail) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(directory)?;
-            fs::write(&partial, mail)
-        }
-        written => written,
-    };
-    written?;
+    fs::write(&partial, mail)?;
     fs::rename(&partial, &whole)
 }
